@@ -1,0 +1,317 @@
+// The Python module befit.backends.native._native: builds a Model op by op, then runs it a step a call.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <stdexcept>
+
+#include "core/isa.hpp"
+#include "core/ops.hpp"
+
+namespace nb = nanobind;
+using namespace befit;
+using nb::literals::operator""_a;
+
+namespace {
+
+using Raw = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using MaybeFloats = std::optional<Floats>;
+
+void require(bool ok, const std::string& what) {
+  if (!ok) throw std::invalid_argument(what);
+}
+
+template <typename T> nb::object to_numpy(std::vector<size_t> shape, const T* data, size_t n) {
+  T* copy = new T[n ? n : 1];
+  if (data) memcpy(copy, data, n * sizeof(T));
+  nb::capsule owner(copy, [](void* p) noexcept { delete[] (T*)p; });
+  return nb::cast(nb::ndarray<nb::numpy, T>(copy, shape.size(), shape.data(), owner));
+}
+
+Source source(const Raw& raw, int rows, int columns, const std::string& format) {
+  Source s{raw.data(), rows, columns, find_block_format(format), Format::f32};
+  require(rows > 0 && columns > 0, "a matrix needs rows and columns");
+  if (s.blocks) require(columns % s.blocks->block == 0, format + " rows hold whole blocks; columns is " + std::to_string(columns));
+  else if (format == "f16") s.dense = Format::f16;
+  else if (format == "bf16") s.dense = Format::bf16;
+  else require(format == "f32", "unknown weight format " + format);
+  require(raw.size() == s.row_bytes() * (size_t)rows,
+          "matrix bytes: " + std::to_string(raw.size()) + ", expected " + std::to_string(s.row_bytes() * (size_t)rows));
+  return s;
+}
+
+// Copied and padded with zeros to whole tiles, so that kernels never test for the end.
+std::vector<float> padded(const MaybeFloats& x) {
+  if (!x) return {};
+  std::vector<float> out((x->size() + 31) / 32 * 32, 0.0f);
+  memcpy(out.data(), x->data(), x->size() * sizeof(float));
+  return out;
+}
+
+std::vector<float> exact(const MaybeFloats& x) {
+  return x ? std::vector<float>(x->data(), x->data() + x->size()) : std::vector<float>{};
+}
+
+Activation activation(const std::string& name) {
+  if (name == "silu") return Activation::silu;
+  if (name == "gelu_tanh") return Activation::gelu_tanh;
+  require(name == "gelu_erf", "unknown activation " + name);
+  return Activation::gelu_erf;
+}
+
+struct BatchArrays {
+  Ints tokens, positions, query_start, context_len;
+  Table block_tables;
+  Ints rows, targets, logprobs;
+};
+
+// Views of a step's arrays, checked so that no index can leave the model's memory.
+Batch make_batch(const Model& m, const BatchArrays& a, std::vector<Sampler*> samplers) {
+  Batch b{(int)a.tokens.size(), (int)a.context_len.size(), (int)a.block_tables.shape(1), (int)a.rows.size(),
+          a.tokens.data(), a.positions.data(), a.query_start.data(), a.context_len.data(), a.block_tables.data(),
+          a.rows.data(), a.targets.data(), a.logprobs.data(), std::move(samplers)};
+  require(b.tokens_count > 0 && b.tokens_count <= m.max_tokens,
+          "a step of " + std::to_string(b.tokens_count) + " tokens; this model takes 1 to " + std::to_string(m.max_tokens));
+  require(b.rows_count <= m.max_rows, "a step with " + std::to_string(b.rows_count) + " rows; this model takes " + std::to_string(m.max_rows));
+  require((int)a.positions.size() == b.tokens_count && (int)a.query_start.size() == b.seqs + 1 &&
+              (int)a.block_tables.shape(0) >= b.seqs && (int)a.targets.size() == b.rows_count &&
+              (int)a.logprobs.size() == b.rows_count && (int)b.samplers.size() == b.rows_count,
+          "the arrays of a step disagree in length");
+  require(b.query_start[0] == 0 && b.query_start[b.seqs] == b.tokens_count, "query_start must run from 0 to the token count");
+  for (int s = 0; s < b.seqs; s++) {
+    const int from = b.query_start[s], to = b.query_start[s + 1], len = b.context_len[s];
+    require(from < to, "every sequence of a step needs a token");
+    require(len >= to - from && (len + kPage - 1) / kPage <= b.blocks, "context_len does not fit the block table");
+    for (int t = from; t < to; t++) require(b.positions[t] == len - (to - t), "positions must end at context_len");
+    for (int i = 0; i < (len + kPage - 1) / kPage; i++) {
+      const int page = b.block_tables[(size_t)s * b.blocks + i];
+      require(page >= 0 && page < m.pages, "block table names page " + std::to_string(page) + " of " + std::to_string(m.pages));
+    }
+  }
+  for (int t = 0; t < b.tokens_count; t++)
+    require(b.tokens[t] >= 0 && b.tokens[t] < m.vocab(), "token id " + std::to_string(b.tokens[t]) + " is outside the vocabulary");
+  for (int r = 0; r < b.rows_count; r++) {
+    require(b.rows[r] >= 0 && b.rows[r] < b.tokens_count, "a row is outside the step");
+    require(b.targets[r] >= 0 ? b.targets[r] < m.vocab() : b.samplers[r] != nullptr, "a row needs a target or a sampler");
+  }
+  return b;
+}
+
+nb::tuple step(Model& m, const BatchArrays& arrays, std::vector<Sampler*> samplers) {
+  const Batch batch = make_batch(m, arrays, std::move(samplers));
+  std::vector<Sampled> out;
+  {
+    nb::gil_scoped_release release;
+    out = m.step(batch);
+  }
+  const size_t n = out.size();
+  std::vector<int32_t> tokens(n), rank(n);
+  std::vector<uint8_t> status(n);
+  std::vector<float> logprob(n);
+  nb::list top;
+  for (size_t i = 0; i < n; i++) {
+    tokens[i] = out[i].token;
+    rank[i] = out[i].rank;
+    status[i] = out[i].finite ? 0 : 1;
+    logprob[i] = out[i].logprob;
+    top.append(nb::cast(out[i].top));
+  }
+  return nb::make_tuple(to_numpy({n}, tokens.data(), n), to_numpy({n}, status.data(), n), to_numpy({n}, logprob.data(), n),
+                        to_numpy({n}, rank.data(), n), top);
+}
+
+nb::object logits(Model& m, const BatchArrays& arrays) {
+  Sampler unused({}, {});
+  const Batch batch = make_batch(m, arrays, std::vector<Sampler*>(arrays.rows.size(), &unused));
+  {
+    nb::gil_scoped_release release;
+    m.forward(batch);
+  }
+  const size_t rows = (size_t)batch.rows_count, vocab = (size_t)m.vocab();
+  std::vector<float> out(rows * vocab);
+  for (size_t r = 0; r < rows; r++) memcpy(&out[r * vocab], m.logits((int)r), vocab * sizeof(float));
+  return to_numpy({rows, vocab}, out.data(), out.size());
+}
+
+template <typename Op> void add(Model& m, std::unique_ptr<Op> op) { m.add_op(std::move(op)); }
+
+// x [tokens, columns] times a packed matrix, as a Linear op computes it: for tests and kernel benchmarks.
+nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns, const std::string& format, const Rows& x, int repeat) {
+  const int n = (int)x.shape(0);
+  Model m(*find_kernels(isa), 1, n, n, 1);
+  const Source src = source(raw, rows, columns, format);
+  const int in = m.add_value(columns, true, src.blocks != nullptr, false), out = m.add_value(rows, true, false, false);
+  auto op = std::make_unique<LinearOp>();
+  op->x = in;
+  op->parts.push_back({m.add_matrix(src), out, {}, false, {}});
+  m.finish();
+  const Value::View& view = m.values[in].shared();
+  for (int t = 0; t < n; t++) {
+    memcpy(m.values[in].row(view, t), x.data() + (size_t)t * columns, columns * sizeof(float));
+    if (src.blocks) m.kernels.quantize(m.values[in].row(view, t), view.q, t, 0, columns / kGroup);
+  }
+  Batch batch{};
+  batch.tokens_count = n;
+  for (int i = 0; i < repeat; i++) op->run(Step{m, batch, 0, 1});
+  std::vector<float> y((size_t)n * rows);
+  for (int t = 0; t < n; t++) memcpy(&y[(size_t)t * rows], m.values[out].row(m.values[out].shared(), t), rows * sizeof(float));
+  return to_numpy({(size_t)n, (size_t)rows}, y.data(), y.size());
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.def("isas", &available_isas, "Instruction sets that this build has and this CPU runs, best first.");
+  m.def("matmul", &matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "repeat"_a = 1);
+  m.def("dequantize", [](const Raw& raw, int rows, int columns, const std::string& format) {
+    const Source s = source(raw, rows, columns, format);
+    std::vector<float> out((size_t)rows * columns);
+    for (int r = 0; r < rows; r++) s.read_row(r, &out[(size_t)r * columns]);
+    return to_numpy({(size_t)rows, (size_t)columns}, out.data(), out.size());
+  });
+
+  nb::class_<Sampler>(m, "Sampler")
+      .def("__init__",
+           [](Sampler* self, float temperature, int top_k, float top_p, float min_p, float typical_p, float repetition_penalty,
+              float frequency_penalty, float presence_penalty, uint64_t seed, std::vector<std::pair<int, float>> logit_bias,
+              std::vector<std::vector<int>> bad_words, int min_tokens, std::vector<int> stop_ids, const std::vector<int>& prompt) {
+             for (const std::vector<int>& word : bad_words) require(!word.empty(), "a bad word has no tokens");
+             new (self) Sampler({temperature, top_p, min_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty, top_k,
+                                 min_tokens, seed, std::move(logit_bias), std::move(bad_words), std::move(stop_ids)},
+                                prompt);
+           },
+           "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "typical_p"_a, "repetition_penalty"_a, "frequency_penalty"_a,
+           "presence_penalty"_a, "seed"_a, "logit_bias"_a, "bad_words"_a, "min_tokens"_a, "stop_ids"_a, "prompt"_a)
+      .def("sample",
+           [](Sampler& self, const std::string& isa, const Floats& x, int logprobs) {
+             std::vector<float> copy(x.data(), x.data() + x.size());
+             const Sampled s = self.sample(*find_kernels(isa), copy.data(), (int)copy.size(), logprobs);
+             return nb::make_tuple(s.token, s.finite, s.logprob, s.rank, s.top);
+           },
+           "isa"_a, "logits"_a, "logprobs"_a);
+
+  nb::class_<Model>(m, "Model")
+      .def("__init__",
+           [](Model* self, const std::string& isa, int threads, int max_tokens, int max_rows, int pages) {
+             require(threads > 0 && max_tokens > 0 && max_rows > 0 && pages > 0, "threads, tokens, rows and pages must be positive");
+             new (self) Model(*find_kernels(isa), threads, max_tokens, max_rows, pages);
+           },
+           "isa"_a, "threads"_a, "max_tokens"_a, "max_rows"_a, "pages"_a)
+      .def("value", &Model::add_value, "width"_a, "floats"_a, "quantized"_a, "local"_a)
+      .def("matrix",
+           [](Model& m, const Raw& raw, int rows, int columns, const std::string& format) {
+             const Source s = source(raw, rows, columns, format);
+             nb::gil_scoped_release release;
+             return m.add_matrix(s);
+           },
+           "raw"_a, "rows"_a, "columns"_a, "format"_a)
+      .def("rope", &Model::add_rope, "dim"_a, "interleaved"_a, "scale"_a, "inv_freq"_a)
+      .def("embed",
+           [](Model& m, const Raw& raw, int rows, int columns, const std::string& format, int out, float scale) {
+             auto op = std::make_unique<EmbedOp>();
+             op->table = source(raw, rows, columns, format);
+             op->out = out;
+             op->scale = scale;
+             add(m, std::move(op));
+           },
+           "raw"_a, "rows"_a, "columns"_a, "format"_a, "out"_a, "scale"_a, "The caller keeps `raw` alive: rows are read from it.")
+      .def("norm",
+           [](Model& m, int x, int out, const Floats& weight, const MaybeFloats& bias, bool layer, float eps, bool add_to, bool rows_only) {
+             auto op = std::make_unique<NormOp>();
+             op->x = x;
+             op->out = out;
+             op->weight = exact(weight);
+             op->bias = exact(bias);
+             op->layer = layer;
+             op->eps = eps;
+             op->add = add_to;
+             op->rows_only = rows_only;
+             add(m, std::move(op));
+           },
+           "x"_a, "out"_a, "weight"_a, "bias"_a.none(), "layer"_a, "eps"_a, "add"_a, "rows_only"_a)
+      .def("linear",
+           [](Model& m, int x, const std::vector<std::tuple<int, int, MaybeFloats, bool, std::optional<std::string>>>& parts, bool rows_only) {
+             auto op = std::make_unique<LinearOp>();
+             op->x = x;
+             op->rows_only = rows_only;
+             for (const auto& [matrix, out, bias, add_to, act] : parts)
+               op->parts.push_back({matrix, out, padded(bias), add_to, act ? std::optional(activation(*act)) : std::nullopt});
+             add(m, std::move(op));
+           },
+           "x"_a, "parts"_a, "rows_only"_a, "parts: (matrix, out, bias, add, activation)")
+      .def("gated",
+           [](Model& m, int x, int gate, int up, const MaybeFloats& gate_bias, const MaybeFloats& up_bias, const std::string& act, int out) {
+             auto op = std::make_unique<GatedOp>();
+             op->x = x;
+             op->gate = gate;
+             op->up = up;
+             op->gate_bias = padded(gate_bias);
+             op->up_bias = padded(up_bias);
+             op->act = activation(act);
+             op->out = out;
+             add(m, std::move(op));
+           },
+           "x"_a, "gate"_a, "up"_a, "gate_bias"_a.none(), "up_bias"_a.none(), "act"_a, "out"_a)
+      .def("attention",
+           [](Model& m, int q, int k, int v, int out, int heads, int kv_heads, int dim, float scale, int rope, int window,
+              const MaybeFloats& q_norm, const MaybeFloats& k_norm, float norm_eps) {
+             require(dim % 32 == 0 && dim <= 512, "head size is " + std::to_string(dim) + "; it must be a multiple of 32, at most 512");
+             auto op = std::make_unique<AttentionOp>();
+             op->q = q;
+             op->k = k;
+             op->v = v;
+             op->out = out;
+             op->heads = heads;
+             op->kv_heads = kv_heads;
+             op->dim = dim;
+             op->scale = scale;
+             op->rope = rope;
+             op->window = window;
+             op->q_norm = exact(q_norm);
+             op->k_norm = exact(k_norm);
+             op->norm_eps = norm_eps;
+             op->layer = m.add_layer(kv_heads, dim);
+             add(m, std::move(op));
+           },
+           "q"_a, "k"_a, "v"_a, "out"_a, "heads"_a, "kv_heads"_a, "dim"_a, "scale"_a, "rope"_a, "window"_a, "q_norm"_a.none(),
+           "k_norm"_a.none(), "norm_eps"_a)
+      .def("element",
+           [](Model& m, const std::string& kind, int a, int b, int out, const std::string& act, bool rows_only) {
+             auto op = std::make_unique<ElementOp>();
+             op->kind = kind == "add" ? ElementOp::add : kind == "act" ? ElementOp::activate : kind == "gated" ? ElementOp::gated : ElementOp::quantize;
+             op->a = a;
+             op->b = b;
+             op->out = out;
+             op->act = activation(act);
+             op->rows_only = rows_only;
+             add(m, std::move(op));
+           },
+           "kind"_a, "a"_a, "b"_a, "out"_a, "act"_a, "rows_only"_a)
+      .def("finish",
+           [](Model& m, int value, int vocab) {
+             m.set_logits(value, vocab);
+             m.finish();
+           },
+           "logits"_a, "vocab"_a)
+      .def_prop_ro("isa", [](const Model& m) { return m.kernels.isa; })
+      .def_prop_ro("weight_bytes", &Model::weight_bytes)
+      .def("step",
+           [](Model& m, Ints tokens, Ints positions, Ints query_start, Ints context_len, Table block_tables, Ints rows, Ints targets,
+              Ints logprobs, std::vector<Sampler*> samplers) {
+             return step(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs}, std::move(samplers));
+           },
+           "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a, "samplers"_a)
+      .def("logits",
+           [](Model& m, Ints tokens, Ints positions, Ints query_start, Ints context_len, Table block_tables, Ints rows, Ints targets,
+              Ints logprobs) { return logits(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs}); },
+           "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a);
+}

@@ -1,0 +1,98 @@
+// What every instruction set provides: one table of kernels, chosen once at start.
+//
+// Packed weights are tiles of 16 rows. A quantised tile holds, for each group of 32 columns in turn, the integers and
+// then the scales:
+//   4 bits   4 x 64 bytes; byte r*4+b of vector v: low nibble is column 4v+b of row r, high nibble column 16+4v+b
+//   5 bits   as 4 bits, then 8 x 8 bytes of fifth bits: bit r*4+b of word j belongs to column 4j+b of row r
+//   6 bits   as 4 bits, then 2 x 64 bytes of upper pairs: bits 2f, 2f+1 of byte r*4+b of vector i: column 4(4i+f)+b
+//   8 bits   8 x 64 bytes; byte r*4+b of vector j is column 4j+b of row r
+//   scales   16 halves s for each 32 (or each 16) columns, then, when affine, 16 halves m:  w = s * q - m
+// Column order and row count are the same for every instruction set: one packed file serves them all.
+// A dense tile holds 16 values (one a row) for each column in turn.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace befit {
+
+constexpr int kTileRows = 16;
+constexpr int kGroup = 32;
+constexpr int kBlockTokens = 16;  // tokens of a block of quantised activations
+constexpr int kPage = 16;         // tokens of a KV page
+constexpr int kAttnTile = 64;     // KV tokens of one softmax update
+
+enum class Format : int { q4a, q4s, q5a, q5s, q6s, q8s, f32, f16, bf16 };
+enum class Activation : int { silu, gelu_tanh, gelu_erf };
+
+constexpr bool is_quantized(Format f) { return f <= Format::q8s; }
+constexpr int zero_of(Format f) {
+  return f == Format::q4s ? 8 : f == Format::q5s ? 16 : f == Format::q6s ? 32 : f == Format::q8s ? 128 : 0;
+}
+constexpr bool is_affine(Format f) { return f == Format::q4a || f == Format::q5a; }
+constexpr int integer_bytes(Format f) {  // of one group of one tile
+  switch (f) {
+    case Format::q4a: case Format::q4s: return 256;
+    case Format::q5a: case Format::q5s: return 320;
+    case Format::q6s: return 384;
+    default: return 512;
+  }
+}
+constexpr int scale_sets(Format f) { return f == Format::q6s || is_affine(f) ? 2 : 1; }
+constexpr int group_bytes(Format f) { return integer_bytes(f) + 32 * scale_sets(f); }
+constexpr int element_bytes(Format f) { return f == Format::f32 ? 4 : 2; }
+
+// Activations quantised to int8 in groups of 32: x = d * q. Tokens lie in blocks of 16, groups inside a block.
+struct QAct {
+  int groups = 0;
+  int8_t* q = nullptr;   // [block][group][16][32]
+  float* d = nullptr;    // [block][group][16]
+  float* sum = nullptr;  // [block][group][16]      d * sum of the 32 q
+  float* half = nullptr; // [block][group][2][16]   d * sum of the first and of the last 16 q
+
+  size_t cell(int token) const { return (size_t)(token / kBlockTokens) * groups * kBlockTokens + token % kBlockTokens; }
+};
+
+// Rows of one KV head: `rows` queries that read the same pages.
+struct AttendCall {
+  const uint16_t* k;        // the layer's keys in page 0: [kv_head][dim][16]
+  const uint16_t* v;        // the layer's values in page 0: [kv_head][16][dim]
+  size_t page_stride;       // elements from a page to the next
+  const int32_t* table;     // page numbers of the sequence
+  int kv_head, dim;
+  int rows;
+  const float* const* q;    // [rows] -> [dim], already multiplied by scale * log2(e)
+  float* const* out;        // [rows] -> [dim]
+  const int32_t* last;      // [rows] newest position the row sees
+  const int32_t* first;     // [rows] oldest position the row sees
+  float* scratch;           // at least rows * (kAttnTile) floats
+};
+
+struct Kernels {
+  const char* isa;
+  // out[m][16] = the tile's 16 rows times tokens token .. token+count-1 (count <= 16, inside one block)
+  void (*gemm)(Format, const uint8_t* tile, const QAct&, int token, int count, float* out);
+  // the same over float activations x[m][stride]
+  void (*gemm_dense)(Format, const uint8_t* tile, int columns, const float* x, size_t stride, int count, float* out);
+  // groups g0 .. g0+n-1 of one token, from 32*n floats; NaN and infinity survive in d
+  void (*quantize)(const float* x, const QAct&, int token, int g0, int n);
+  void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, int n, float eps, float* out);
+  void (*activate)(Activation, const float* x, int n, float* out);
+  void (*gated)(Activation, const float* gate, const float* up, int n, float* out);
+  void (*add)(const float* a, const float* b, int n, float* out);
+  // halves of x clamped to the finite range, NaN as 0: what is stored in the cache can never poison another sequence
+  void (*to_half)(const float* x, int n, uint16_t* out);
+  void (*attend)(const AttendCall&);
+  // largest value and its first index; false when any value is NaN or infinite
+  bool (*peak)(const float* x, int n, float* max, int* index);
+  // sum of exp((x - max) * scale)
+  double (*sum_exp)(const float* x, int n, float max, float scale);
+  // ids of values above the threshold, rising, at most cap of them; returns how many there are
+  int (*above)(const float* x, int n, float threshold, int* ids, int cap);
+};
+
+const Kernels* kernels_generic();
+const Kernels* kernels_avx2();  // these two only where BEFIT_X86 is defined
+const Kernels* kernels_avx512();
+
+}  // namespace befit

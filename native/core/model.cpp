@@ -1,0 +1,112 @@
+#include "core/model.hpp"
+
+#include <cmath>
+#include <numeric>
+
+namespace befit {
+
+Value::View Value::make(int tokens) {
+  View v;
+  if (floats) v.f = (float*)memory_.emplace_back((size_t)tokens * width * sizeof(float)).data();
+  if (quantized) {
+    const int blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
+    const size_t cells = (size_t)blocks * (width / kGroup) * kBlockTokens;
+    v.q.groups = width / kGroup;
+    v.q.q = (int8_t*)memory_.emplace_back(cells * kGroup).data();
+    float* scales = (float*)memory_.emplace_back(cells * 4 * sizeof(float)).data();
+    v.q.d = scales;
+    v.q.sum = scales + cells;
+    v.q.half = scales + 2 * cells;
+  }
+  return v;
+}
+
+void Value::allocate(int tokens, int threads) {
+  shared_ = make(tokens);
+  for (int t = 0; local && t < threads; t++) private_.push_back(make(1));
+}
+
+Model::Model(const Kernels& k, int threads, int max_tokens_, int max_rows_, int pages_)
+    : kernels(k), pool(threads), max_tokens(max_tokens_), max_rows(max_rows_), pages(pages_) {}
+
+int Model::add_value(int width, bool floats, bool quantized, bool local) {
+  Value v;
+  v.width = (width + kGroup - 1) / kGroup * kGroup;
+  v.floats = floats;
+  v.quantized = quantized;
+  v.local = local;
+  values.push_back(std::move(v));
+  return (int)values.size() - 1;
+}
+
+int Model::add_matrix(const Source& src) {
+  matrices.push_back(pack(src, pool));
+  return (int)matrices.size() - 1;
+}
+
+int Model::add_rope(int dim, bool interleaved, float scale, std::vector<double> inv_freq) {
+  ropes.push_back({dim, interleaved, scale, std::move(inv_freq), std::vector<float>((size_t)max_tokens * dim)});
+  return (int)ropes.size() - 1;
+}
+
+size_t Model::add_layer(int kv_heads, int head_dim) {
+  const size_t at = page_elements_;
+  page_elements_ += (size_t)2 * kv_heads * head_dim * kPage;
+  return at;
+}
+
+void Model::finish() {
+  for (size_t i = 0; i < values.size(); i++) values[i].allocate((int)i == logits_ ? max_rows : max_tokens, pool.size());
+  kv_ = Memory(page_elements_ * (size_t)pages * sizeof(uint16_t));
+}
+
+size_t Model::weight_bytes() const {
+  return std::accumulate(matrices.begin(), matrices.end(), (size_t)0, [](size_t n, const Matrix& m) { return n + m.memory.bytes(); });
+}
+
+void Model::run(const Batch& batch, int thread) {
+  const Step step{*this, batch, thread, pool.size()};
+  const auto [from, to] = step.share(batch.tokens_count);
+  for (RopeTable& r : ropes)  // the first op's barrier publishes these
+    for (int t = from; t < to; t++)
+      for (int i = 0; i < r.dim / 2; i++) {
+        const double angle = batch.positions[t] * r.inv_freq[i];
+        r.turns[(size_t)t * r.dim + i] = (float)(std::cos(angle) * r.scale);
+        r.turns[(size_t)t * r.dim + r.dim / 2 + i] = (float)(std::sin(angle) * r.scale);
+      }
+  for (const std::unique_ptr<Op>& op : ops_)
+    if (!op->rows_only || batch.rows_count) op->run(step);
+}
+
+void Model::forward(const Batch& batch) {
+  for (const std::unique_ptr<Op>& op : ops_) op->next = 0;
+  pool.run([&](int thread) { run(batch, thread); });
+}
+
+void Model::sample(const Batch& batch, std::vector<Sampled>& out) {
+  for (int r; (r = next_row_.fetch_add(1)) < batch.rows_count;) {
+    float* x = logits(r);
+    if (batch.targets[r] < 0) {
+      out[r] = batch.samplers[r]->sample(kernels, x, vocab_, batch.logprobs[r]);
+      continue;
+    }
+    float max;
+    int best = 0;
+    out[r].token = batch.targets[r];
+    out[r].finite = kernels.peak(x, vocab_, &max, &best);
+    if (out[r].finite) score(kernels, x, vocab_, max, batch.targets[r], batch.logprobs[r], out[r]);
+  }
+}
+
+std::vector<Sampled> Model::step(const Batch& batch) {
+  for (const std::unique_ptr<Op>& op : ops_) op->next = 0;
+  next_row_ = 0;
+  std::vector<Sampled> out(batch.rows_count);
+  pool.run([&](int thread) {
+    run(batch, thread);
+    sample(batch, out);
+  });
+  return out;
+}
+
+}  // namespace befit

@@ -1,0 +1,79 @@
+#include "core/pool.hpp"
+
+#include <sched.h>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
+namespace befit {
+namespace {
+
+constexpr int kSpins = 20000;       // tens of microseconds at a barrier before the core is offered to others
+constexpr int kIdleSpins = 4000;    // a few microseconds awake for the next step, then sleep
+
+void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) : threads_(threads < 1 ? 1 : threads) {
+  for (int t = 1; t < threads_; t++) workers_.emplace_back([this, t] { work(t); });
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+    epoch_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  for (std::thread& t : workers_) t.join();
+}
+
+void ThreadPool::run(const std::function<void(int)>& f) {
+  if (threads_ == 1) return f(0);
+  {
+    std::lock_guard lock(mutex_);
+    job_ = &f;
+    epoch_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  f(0);
+  barrier();  // nobody is inside f any more
+}
+
+void ThreadPool::work(int thread) {
+  for (uint64_t seen = 0;;) {
+    for (int i = 0; i < kIdleSpins && epoch_.load(std::memory_order_acquire) == seen; i++) relax();
+    if (epoch_.load(std::memory_order_acquire) == seen) {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] { return epoch_.load(std::memory_order_acquire) != seen; });
+    }
+    if (stop_) return;
+    seen++;
+    (*job_)(thread);
+    barrier();
+  }
+}
+
+void ThreadPool::barrier() {
+  if (threads_ == 1) return;
+  const uint32_t phase = phase_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_release);
+    return;
+  }
+  for (int i = 0; phase_.load(std::memory_order_acquire) == phase; i++) {
+    if (i < kSpins) relax();
+    else sched_yield();
+  }
+}
+
+}  // namespace befit

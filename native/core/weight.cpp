@@ -1,0 +1,127 @@
+#include "core/weight.hpp"
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <new>
+
+#include "core/half.hpp"
+
+namespace befit {
+
+Memory::Memory(size_t bytes) : bytes_(bytes) {
+  if (!bytes) return;
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  if (bytes >= (8u << 20)) madvise(p, bytes, MADV_HUGEPAGE);
+  data_ = (uint8_t*)p;
+}
+
+Memory::~Memory() {
+  if (data_) munmap(data_, bytes_);
+}
+
+Memory& Memory::operator=(Memory&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+void Source::read_row(int row, float* out) const {
+  const uint8_t* p = data + row_bytes() * row;
+  if (blocks) return dequantize_row(*blocks, p, columns, out);
+  if (dense == Format::f32) {
+    memcpy(out, p, 4 * (size_t)columns);
+    return;
+  }
+  for (int i = 0; i < columns; i++) {
+    uint16_t x;
+    memcpy(&x, p + 2 * (size_t)i, 2);
+    if (dense == Format::f16) {
+      out[i] = half_to_float(x);
+    } else {
+      const uint32_t bits = (uint32_t)x << 16;
+      memcpy(out + i, &bits, 4);
+    }
+  }
+}
+
+namespace {
+
+struct Scratch {
+  std::vector<uint8_t> q;
+  std::vector<float> s, m;
+};
+
+// Sixteen rows of canonical integers to one packed tile; see kernels.hpp for the layout.
+void pack_tile(const Source& src, const Matrix& out, int tile, Scratch& scratch) {
+  const int k = src.columns, group = src.blocks->group, groups = k / group, ints = integer_bytes(out.format);
+  std::fill(scratch.q.begin(), scratch.q.end(), (uint8_t)0);
+  std::fill(scratch.s.begin(), scratch.s.end(), 0.0f);
+  std::fill(scratch.m.begin(), scratch.m.end(), 0.0f);
+  for (int r = 0; r < kTileRows && tile * kTileRows + r < src.rows; r++)
+    src.blocks->decode(src.data + src.row_bytes() * (tile * kTileRows + r), k, &scratch.q[(size_t)r * k],
+                       &scratch.s[(size_t)r * groups], &scratch.m[(size_t)r * groups]);
+  uint8_t* p = const_cast<uint8_t*>(out.tile(tile));
+  const float inverse = 1 / src.blocks->unit;
+  for (int g = 0; g < k / kGroup; g++, p += group_bytes(out.format)) {
+    for (int r = 0; r < kTileRows; r++) {
+      const uint8_t* q = &scratch.q[(size_t)r * k + g * kGroup];
+      if (out.format == Format::q8s) {
+        for (int j = 0; j < 8; j++) memcpy(p + 64 * j + 4 * r, q + 4 * j, 4);
+        continue;
+      }
+      for (int i = 0; i < 16; i++) p[64 * (i / 4) + 4 * r + i % 4] = (uint8_t)((q[i] & 15) | (q[i + 16] & 15) << 4);
+      if (out.format == Format::q5a || out.format == Format::q5s)
+        for (int i = 0; i < 32; i++) p[256 + 8 * (i / 4) + r / 2] |= (uint8_t)((q[i] >> 4) << (4 * (r & 1) + i % 4));
+      if (out.format == Format::q6s)
+        for (int i = 0; i < 32; i++) p[256 + 64 * (i / 16) + 4 * r + i % 4] |= (uint8_t)((q[i] >> 4) << (2 * (i / 4 % 4)));
+    }
+    uint16_t* scales = (uint16_t*)(p + ints);
+    for (int r = 0; r < kTileRows; r++) {
+      const float *s = &scratch.s[(size_t)r * groups], *m = &scratch.m[(size_t)r * groups];
+      if (group == 16) {
+        scales[r] = float_to_half(s[2 * g] * inverse);
+        scales[16 + r] = float_to_half(s[2 * g + 1] * inverse);
+      } else {
+        scales[r] = float_to_half(s[g] * inverse);
+        if (is_affine(out.format)) scales[16 + r] = float_to_half(m[g] * inverse);
+      }
+    }
+  }
+}
+
+void pack_dense_tile(const Source& src, const Matrix& out, int tile) {
+  const int size = element_bytes(out.format);
+  uint8_t* p = const_cast<uint8_t*>(out.tile(tile));
+  for (int r = 0; r < kTileRows && tile * kTileRows + r < src.rows; r++) {
+    const uint8_t* row = src.data + src.row_bytes() * (tile * kTileRows + r);
+    for (int k = 0; k < src.columns; k++) memcpy(p + ((size_t)k * kTileRows + r) * size, row + (size_t)k * size, size);
+  }
+}
+
+}  // namespace
+
+Matrix pack(const Source& src, ThreadPool& pool) {
+  Matrix out;
+  out.format = src.blocks ? src.blocks->packed : src.dense;
+  out.rows = src.rows;
+  out.columns = src.columns;
+  out.unit = src.blocks ? src.blocks->unit : 1;
+  out.memory = Memory(out.tile_bytes() * out.tiles());
+  pool.run([&](int thread) {
+    Scratch scratch;
+    if (src.blocks) {
+      scratch.q.resize((size_t)kTileRows * src.columns);
+      scratch.s.resize((size_t)kTileRows * src.columns / src.blocks->group);
+      scratch.m.resize(scratch.s.size());
+    }
+    for (int t = thread; t < out.tiles(); t += pool.size()) {
+      if (src.blocks) pack_tile(src, out, t, scratch);
+      else pack_dense_tile(src, out, t);
+    }
+  });
+  return out;
+}
+
+}  // namespace befit

@@ -1,0 +1,18 @@
+// The kernels compiled for avx512. Nothing here may call inline code shared with other files: the linker keeps only one
+// copy of such code, and it might be the one with instructions that another CPU lacks.
+#include <immintrin.h>
+
+#include "core/half.hpp"
+#include "core/kernels.hpp"
+
+namespace befit::avx512 {
+#include "isa/simd_avx512.hpp"
+#include "isa/gemm.inl"
+#include "isa/vector.inl"
+#include "isa/attention.inl"
+
+static const Kernels table = {"avx512",   gemm,  gemm_dense, quantize, rms_norm, layer_norm, activate,
+                              gated, add,   to_half,    attend,   peak,     sum_exp,    above};
+}  // namespace befit::avx512
+
+const befit::Kernels* befit::kernels_avx512() { return &avx512::table; }

@@ -1,0 +1,113 @@
+"""The native CPU backend: a C++ model that runs a whole step in one call and releases the GIL meanwhile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from befit.backends.base import F32, Sampler, SamplerSpec, StepBatch, StepResult
+from befit.backends.native import _native
+from befit.backends.native.lower import Lowering
+from befit.errors import ConfigError
+from befit.models.program import Program
+from befit.weights.tensor import Tensor
+
+PAGE = 16
+
+
+def choose_isa() -> str:
+    """The best instruction set of this CPU, or the one that BEFIT_ISA names; ConfigError when it is not there."""
+    have = list(_native.isas())
+    wanted = os.environ.get("BEFIT_ISA", "")
+    if wanted and wanted not in have:
+        raise ConfigError(f"BEFIT_ISA is {wanted!r}; this build on this CPU runs {', '.join(have)}. Unset it or name one.")
+    return wanted or have[0]
+
+
+class NativeBackend:
+    """Implements `Backend` for CPUs. Weights are repacked at load; the file's bytes are read once."""
+
+    name = "native"
+
+    def __init__(
+        self,
+        program: Program,
+        tensors: Mapping[str, Tensor],
+        *,
+        block_size: int,
+        n_blocks: int,
+        threads: int,
+        max_tokens: int,
+        max_rows: int,
+        on_progress: Callable[[int, int], None] | None = None,
+        release: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        if block_size != PAGE:
+            raise ConfigError(f"block_size is {block_size}; the native backend has pages of {PAGE} tokens.")
+        self.block_size = block_size
+        self.n_blocks = n_blocks
+        self.isa = choose_isa()
+        model = _native.Model(self.isa, threads, max_tokens, max_rows, n_blocks)
+        lowering = Lowering(model, program, tensors, on_progress=on_progress, release=release)
+        lowering.run()
+        self._tables = lowering.tables  # the model reads embedding rows from these as they lie in the file
+        self._model: _native.Model | None = model
+
+    @property
+    def model(self) -> _native.Model:
+        """The C++ model; ConfigError after close()."""
+        if self._model is None:
+            raise ConfigError("This backend was closed; load the model again.")
+        return self._model
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of packed weights in memory."""
+        return self.model.weight_bytes
+
+    def new_sampler(self, spec: SamplerSpec, prompt: list[int]) -> Sampler:
+        """See `Backend.new_sampler`."""
+        return _native.Sampler(
+            temperature=spec.temperature,
+            top_k=spec.top_k,
+            top_p=spec.top_p,
+            min_p=spec.min_p,
+            typical_p=spec.typical_p,
+            repetition_penalty=spec.repetition_penalty,
+            frequency_penalty=spec.frequency_penalty,
+            presence_penalty=spec.presence_penalty,
+            seed=spec.seed,
+            logit_bias=list(spec.logit_bias),
+            bad_words=[list(word) for word in spec.bad_words],
+            min_tokens=spec.min_tokens,
+            stop_ids=list(spec.stop_ids),
+            prompt=prompt if spec.repetition_penalty != 1 else [],
+        )
+
+    def step(self, batch: StepBatch) -> StepResult:
+        """See `Backend.step`."""
+        return StepResult(*self.model.step(*_arrays(batch), samplers=batch.samplers))
+
+    def logits(self, batch: StepBatch) -> F32:
+        """See `Backend.logits`."""
+        return self.model.logits(*_arrays(batch))
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._model = None
+        self._tables = []
+
+
+def _arrays(batch: StepBatch) -> tuple[np.ndarray, ...]:
+    return (
+        batch.tokens,
+        batch.positions,
+        batch.query_start,
+        batch.context_len,
+        batch.block_tables,
+        batch.rows,
+        batch.targets,
+        batch.logprobs,
+    )

@@ -1,0 +1,45 @@
+"""Frozen settings. What the user leaves on auto is resolved once, at start, and printed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What a user may set; None is auto (see `EngineConfig` for the meanings)."""
+
+    ctx: int | None = None
+    max_seqs: int | None = None
+    token_budget: int | None = None
+    kv_tokens: int | None = None
+    threads: int | None = None
+    backend: str = "auto"
+    prefix_cache: bool = True
+    max_queue: int = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Resolved settings of one engine.
+
+    ctx           tokens of prompt and output together that one sequence may have
+    max_seqs      sequences that run at once
+    token_budget  tokens that one step computes at most (bounds prefill chunks)
+    block_size    tokens a KV page
+    n_blocks      KV pages in the pool
+    threads       worker threads of a CPU backend
+    backend       "native" or "reference"
+    prefix_cache  reuse KV pages of equal prefixes
+    max_queue     requests that may wait before new ones are refused
+    """
+
+    ctx: int
+    max_seqs: int
+    token_budget: int
+    block_size: int
+    n_blocks: int
+    threads: int
+    backend: str
+    prefix_cache: bool
+    max_queue: int

@@ -1,0 +1,67 @@
+"""What the engine answers with: finished outputs for the Python API, deltas for servers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(slots=True)
+class TokenLogprob:
+    """One position: the token, its log-probability and rank (1 is likeliest), and the likeliest as (id, log-prob)."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    """One continuation. stop_reason is the stop string or stop token id that ended it (None for end of sequence).
+
+    error is set together with finish_reason "error".
+    """
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    error: Exception | None = None
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """All continuations of one prompt. The first prompt position has no log-probability: its entry is None."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    finished: bool = False
+    cached_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Delta:
+    """What one step added to continuation `index` of a request.
+
+    text may be empty while characters are incomplete or held back as a possible stop string; token_ids is always what
+    was generated in the step. prompt_logprobs and cached_tokens come with the first delta of a request. error is set
+    together with finish_reason "error".
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    cached_tokens: int = 0
+    error: Exception | None = None

@@ -1,0 +1,117 @@
+"""Everything befit raises on purpose.
+
+    BefitError                       code                     HTTP status
+    ├── InvalidRequest               invalid_request          400   a field of a request is wrong; names it
+    │   ├── ContextExceeded          context_length_exceeded  400   prompt + output do not fit the context
+    │   └── UnsupportedField         unsupported_field        400   a field befit knows and cannot honour here
+    ├── AuthenticationError          invalid_api_key          401
+    ├── ModelNotFound                model_not_found          404   no such name, path or served model
+    ├── BodyTooLarge                 body_too_large           413   more bytes than a request may have
+    ├── Overloaded                   overloaded               503   the queue is full, or the server is draining
+    ├── RequestFailed                request_failed           500   one request failed alone
+    │   └── NonFiniteLogits          non_finite_logits        500   the model produced NaN or infinity
+    ├── EngineDead                   engine_dead              500   the engine loop ended; nothing can be served
+    ├── ModelError                   model_error              500   a model file cannot be used
+    │   ├── CorruptFile              corrupt_file             500   truncated, damaged or hostile
+    │   ├── UnsupportedModel         unsupported_model        500   an architecture, tensor type or tokeniser
+    │   └── TemplateError            template_error           400   the chat template refused the messages
+    ├── DoesNotFit                   does_not_fit             500   memory accounted before use is not there
+    ├── DownloadError                download_failed          500   fetching a model failed
+    └── ConfigError                  config_error             500   a setting or option is wrong
+
+Each error says what happened, the number that was wrong and what to do instead. `code` is stable: programs may match
+on it. The protocols under `api/` render these in their own shapes and never invent statuses of their own.
+"""
+
+from __future__ import annotations
+
+
+class BefitError(Exception):
+    """Base of all deliberate errors: `code` is stable, `status` is the HTTP status a server answers with."""
+
+    code = "befit_error"
+    status = 500
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequest(BefitError):
+    """A request asks for something wrong; `param` names the field when one is to blame."""
+
+    code = "invalid_request"
+    status = 400
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class UnsupportedField(InvalidRequest):
+    code = "unsupported_field"
+
+
+class AuthenticationError(BefitError):
+    code = "invalid_api_key"
+    status = 401
+
+
+class ModelNotFound(BefitError):
+    code = "model_not_found"
+    status = 404
+
+
+class BodyTooLarge(BefitError):
+    code = "body_too_large"
+    status = 413
+
+
+class Overloaded(BefitError):
+    code = "overloaded"
+    status = 503
+
+
+class RequestFailed(BefitError):
+    code = "request_failed"
+
+
+class NonFiniteLogits(RequestFailed):
+    code = "non_finite_logits"
+
+
+class EngineDead(BefitError):
+    code = "engine_dead"
+
+
+class ModelError(BefitError):
+    code = "model_error"
+
+
+class CorruptFile(ModelError):
+    code = "corrupt_file"
+
+
+class UnsupportedModel(ModelError):
+    code = "unsupported_model"
+
+
+class TemplateError(ModelError):
+    code = "template_error"
+    status = 400
+
+
+class DoesNotFit(BefitError):
+    code = "does_not_fit"
+
+
+class DownloadError(BefitError):
+    code = "download_failed"
+
+
+class ConfigError(BefitError):
+    code = "config_error"

@@ -1,0 +1,102 @@
+"""The canonical tensors that every weight file is translated to, and that every backend starts from.
+
+Quantised: group-affine integers, `w = s * q - m`, with one (s, m) per `group` consecutive columns of a row and
+unsigned q of `bits` bits. Symmetric formats have no m array but a constant `zero`: m = s * zero. The integers are the
+file's own; s and m are exact in float32. Dense: f32, f16 or bf16.
+
+Tensors keep the file's bytes (usually a memory map) and decode on demand, so opening a model reads no weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+F32: TypeAlias = npt.NDArray[np.float32]
+U8: TypeAlias = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantFormat:
+    """How a block format stores group-affine integers.
+
+    block: weights a block; block_bytes: bytes a block; bits: width of q; group: weights that share (s, m);
+    zero: the constant of a symmetric format (m = s * zero), None for an affine one.
+    """
+
+    name: str
+    block: int
+    block_bytes: int
+    bits: Literal[4, 5, 6, 8]
+    group: Literal[16, 32]
+    zero: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """q uint8 [rows, cols]; s float32 [rows, cols/group]; m float32 like s (filled in for symmetric formats too)."""
+
+    q: U8
+    s: F32
+    m: F32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantTensor:
+    """A quantised matrix [rows, cols] over the file's own bytes: `raw` is uint8 [rows, bytes a row]."""
+
+    name: str
+    shape: tuple[int, int]
+    format: QuantFormat
+    raw: U8
+
+    def unpack(self, start: int = 0, stop: int | None = None) -> Unpacked:
+        """Rows start:stop as canonical integers and scales."""
+        from befit.weights.blocks import unpack_rows
+
+        return unpack_rows(self.format, self.raw[start:stop], self.shape[1])
+
+    def dequantize(self, start: int = 0, stop: int | None = None) -> F32:
+        """Rows start:stop as float32."""
+        u = self.unpack(start, stop)
+        rows, groups = u.s.shape
+        q = u.q.reshape(rows, groups, self.format.group).astype(np.float32)
+        with np.errstate(all="ignore"):  # a damaged file's infinite scales become NaN weights, quietly
+            return (q * u.s[:, :, None] - u.m[:, :, None]).reshape(rows, -1)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor in the file."""
+        return int(self.raw.nbytes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseTensor:
+    """A float tensor of 1 to 4 dimensions, rows first.
+
+    `data` has the file's dtype: float32, float16, or bf16 bits as uint16.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["f32", "f16", "bf16"]
+    data: npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]
+
+    def dequantize(self, start: int = 0, stop: int | None = None) -> F32:
+        """Rows start:stop as float32."""
+        part = self.data[start:stop]
+        if self.dtype == "bf16":
+            return (part.astype(np.uint32) << 16).view(np.float32)
+        with np.errstate(all="ignore"):  # signalling NaNs
+            return part.astype(np.float32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor in the file."""
+        return int(self.data.nbytes)
+
+
+Tensor: TypeAlias = QuantTensor | DenseTensor
