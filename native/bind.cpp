@@ -145,9 +145,9 @@ nb::object logits(Model& m, const BatchArrays& arrays) {
 template <typename Op> void add(Model& m, std::unique_ptr<Op> op) { m.add_op(std::move(op)); }
 
 // x [tokens, columns] times a packed matrix, as a Linear op computes it: for tests and kernel benchmarks.
-nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns, const std::string& format, const Rows& x, int repeat) {
+nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns, const std::string& format, const Rows& x, bool wide, int repeat) {
   const int n = (int)x.shape(0);
-  Model m(*find_kernels(isa), 1, n, n, 1);
+  Model m(*find_kernels(isa), 1, wide, n, n, 1);
   const Source src = source(raw, rows, columns, format);
   const int in = m.add_value(columns, true, src.blocks != nullptr, false), out = m.add_value(rows, true, false, false);
   auto op = std::make_unique<LinearOp>();
@@ -171,7 +171,7 @@ nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns,
 
 NB_MODULE(_native, m) {
   m.def("isas", &available_isas, "Instruction sets that this build has and this CPU runs, best first.");
-  m.def("matmul", &matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "repeat"_a = 1);
+  m.def("matmul", &matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "wide"_a, "repeat"_a = 1);
   m.def("dequantize", [](const Raw& raw, int rows, int columns, const std::string& format) {
     const Source s = source(raw, rows, columns, format);
     std::vector<float> out((size_t)rows * columns);
@@ -201,11 +201,11 @@ NB_MODULE(_native, m) {
 
   nb::class_<Model>(m, "Model")
       .def("__init__",
-           [](Model* self, const std::string& isa, int threads, int max_tokens, int max_rows, int pages) {
+           [](Model* self, const std::string& isa, int threads, bool wide, int max_tokens, int max_rows, int pages) {
              require(threads > 0 && max_tokens > 0 && max_rows > 0 && pages > 0, "threads, tokens, rows and pages must be positive");
-             new (self) Model(*find_kernels(isa), threads, max_tokens, max_rows, pages);
+             new (self) Model(*find_kernels(isa), threads, wide, max_tokens, max_rows, pages);
            },
-           "isa"_a, "threads"_a, "max_tokens"_a, "max_rows"_a, "pages"_a)
+           "isa"_a, "threads"_a, "wide"_a, "max_tokens"_a, "max_rows"_a, "pages"_a)
       .def("value", &Model::add_value, "width"_a, "floats"_a, "quantized"_a, "local"_a)
       .def("matrix",
            [](Model& m, const Raw& raw, int rows, int columns, const std::string& format) {

@@ -41,13 +41,15 @@ constexpr int scale_sets(Format f) { return f == Format::q6s || is_affine(f) ? 2
 constexpr int group_bytes(Format f) { return integer_bytes(f) + 32 * scale_sets(f); }
 constexpr int element_bytes(Format f) { return f == Format::f32 ? 4 : 2; }
 
-// Activations quantised to int8 in groups of 32: x = d * q. Tokens lie in blocks of 16, groups inside a block.
+// Activations quantised in groups of 32: x = d * q. With `wide`, q has 16 bits, q = 256 * high + low, and products with
+// weights are taken twice; otherwise 8 bits, and `low` is null. Tokens lie in blocks of 16, groups inside a block.
 struct QAct {
   int groups = 0;
-  int8_t* q = nullptr;   // [block][group][16][32]
-  float* d = nullptr;    // [block][group][16]
-  float* sum = nullptr;  // [block][group][16]      d * sum of the 32 q
-  float* half = nullptr; // [block][group][2][16]   d * sum of the first and of the last 16 q
+  int8_t* high = nullptr;  // [block][group][16][32]
+  int8_t* low = nullptr;   // the same
+  float* d = nullptr;      // [block][group][16]
+  float* sum = nullptr;    // [block][group][16]      d * sum of the 32 q
+  float* half = nullptr;   // [block][group][2][16]   d * sum of the first and of the last 16 q
 
   size_t cell(int token) const { return (size_t)(token / kBlockTokens) * groups * kBlockTokens + token % kBlockTokens; }
 };
@@ -92,7 +94,8 @@ struct Kernels {
 };
 
 const Kernels* kernels_generic();
-const Kernels* kernels_avx2();  // these two only where BEFIT_X86 is defined
+const Kernels* kernels_avx2();  // these three only where BEFIT_X86 is defined
 const Kernels* kernels_avx512();
+const Kernels* kernels_amx();
 
 }  // namespace befit

@@ -12,7 +12,8 @@ Value::View Value::make(int tokens) {
     const int blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
     const size_t cells = (size_t)blocks * (width / kGroup) * kBlockTokens;
     v.q.groups = width / kGroup;
-    v.q.q = (int8_t*)memory_.emplace_back(cells * kGroup).data();
+    v.q.high = (int8_t*)memory_.emplace_back(cells * kGroup).data();
+    if (wide) v.q.low = (int8_t*)memory_.emplace_back(cells * kGroup).data();
     float* scales = (float*)memory_.emplace_back(cells * 4 * sizeof(float)).data();
     v.q.d = scales;
     v.q.sum = scales + cells;
@@ -26,8 +27,8 @@ void Value::allocate(int tokens, int threads) {
   for (int t = 0; local && t < threads; t++) private_.push_back(make(1));
 }
 
-Model::Model(const Kernels& k, int threads, int max_tokens_, int max_rows_, int pages_)
-    : kernels(k), pool(threads), max_tokens(max_tokens_), max_rows(max_rows_), pages(pages_) {}
+Model::Model(const Kernels& k, int threads, bool wide_, int max_tokens_, int max_rows_, int pages_)
+    : kernels(k), pool(threads), wide(wide_), max_tokens(max_tokens_), max_rows(max_rows_), pages(pages_) {}
 
 int Model::add_value(int width, bool floats, bool quantized, bool local) {
   Value v;
@@ -35,6 +36,7 @@ int Model::add_value(int width, bool floats, bool quantized, bool local) {
   v.floats = floats;
   v.quantized = quantized;
   v.local = local;
+  v.wide = wide;
   values.push_back(std::move(v));
   return (int)values.size() - 1;
 }

@@ -19,7 +19,7 @@ struct Batch {
   std::vector<Sampler*> samplers;
 };
 
-// Activations [count, width]: float32, and int8 where a quantised matrix reads them. `local` values are computed by
+// Activations [count, width]: float32, and integers where a quantised matrix reads them. `local` values are computed by
 // every thread for itself when there is just one token, which saves a barrier.
 class Value {
  public:
@@ -28,7 +28,7 @@ class Value {
     QAct q;
   };
   int width = 0;
-  bool floats = false, quantized = false, local = false;
+  bool floats = false, quantized = false, wide = false, local = false;
 
   void allocate(int tokens, int threads);
   const View& view(int thread, int count) const { return local && count == 1 ? private_[thread] : shared_; }
@@ -75,7 +75,7 @@ struct Op {
 
 class Model {
  public:
-  Model(const Kernels& kernels, int threads, int max_tokens, int max_rows, int pages);
+  Model(const Kernels& kernels, int threads, bool wide, int max_tokens, int max_rows, int pages);
 
   int add_value(int width, bool floats, bool quantized, bool local);
   int add_matrix(const Source&);
@@ -95,6 +95,7 @@ class Model {
 
   const Kernels& kernels;
   ThreadPool pool;
+  const bool wide;  // activations of quantised matrices have 16 bits, not 8
   const int max_tokens, max_rows, pages;
   std::vector<Value> values;
   std::vector<Matrix> matrices;

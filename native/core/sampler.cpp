@@ -60,6 +60,7 @@ void score(const Kernels& k, const float* logits, int vocab, float max, int toke
   const double log_total = std::log(k.sum_exp(logits, vocab, max, 1.0f)) + max;
   out.logprob = (float)(logits[token] - log_total);
   out.rank = 1 + k.above(logits, vocab, logits[token], nullptr, 0);
+  for (int i = 0; i < token; i++) out.rank += logits[i] == logits[token];  // ties rank by id
   if (count <= 0) return;
   count = std::min(count, vocab);
   std::vector<Candidate> best;
@@ -79,7 +80,8 @@ void Sampler::adjust(float* logits, int vocab) const {
   for (const auto& [id, seen] : seen_) {
     if (id < 0 || id >= vocab) continue;
     float& x = logits[id];
-    if (spec_.repetition_penalty != 1) x = x > 0 ? x / spec_.repetition_penalty : x * spec_.repetition_penalty;
+    const float r = spec_.repetition_penalty;
+    if (r != 1) x = x > 0 ? std::min(x / r, std::numeric_limits<float>::max()) : x * r;
     if (seen.in_output) x -= spec_.frequency_penalty * (float)seen.in_output + spec_.presence_penalty;
   }
   for (const auto& [id, bias] : spec_.logit_bias)

@@ -7,6 +7,7 @@
 
 namespace befit::avx512 {
 #include "isa/simd_avx512.hpp"
+#include "isa/expand.inl"
 #include "isa/gemm.inl"
 #include "isa/vector.inl"
 #include "isa/attention.inl"

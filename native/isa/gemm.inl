@@ -1,40 +1,20 @@
 // Matrix kernels over packed tiles. The order of float operations for one token never depends on how many tokens share
 // the call, so a request's numbers do not change with its company in the batch.
 
-constexpr int NV = kTileRows / kLanes;  // vectors that cover a tile's rows
-
-template <Format F> static inline void expand(const uint8_t* p, int h, VI (&w)[8]) {
-  const int at = h * kLanes * 4;
-  if constexpr (F == Format::q8s) {
-    for (int j = 0; j < 8; j++) w[j] = i_load(p + 64 * j + at);
-  } else {
-    const VI low = b_set(15);
-    for (int j = 0; j < 4; j++) {
-      VI x = i_load(p + 64 * j + at);
-      w[j] = b_and(x, low);
-      w[j + 4] = b_and(w_shr<4>(x), low);
-    }
-    if constexpr (F == Format::q5a || F == Format::q5s)
-      for (int j = 0; j < 8; j++) w[j] = b_plus16(w[j], p + 256 + 8 * j + at / 8);
-    if constexpr (F == Format::q6s)
-      for (int i = 0; i < 2; i++) {
-        VI x = i_load(p + 256 + 64 * i + at);
-        w[4 * i] = b_or(w[4 * i], w_shl<4>(b_and(x, b_set(0x03))));
-        w[4 * i + 1] = b_or(w[4 * i + 1], w_shl<2>(b_and(x, b_set(0x0c))));
-        w[4 * i + 2] = b_or(w[4 * i + 2], b_and(x, b_set(0x30)));
-        w[4 * i + 3] = b_or(w[4 * i + 3], w_shr<2>(b_and(x, b_set((int)0xc0))));
-      }
+// Sum of products of `N` weight vectors from `w` with the activations at the same columns.
+template <Format F, bool Wide, int N> static inline VI dot(const VI* w, const int8_t* high, const int8_t* low) {
+  VI x = i_zero();
+  for (int j = 0; j < N; j++) x = F == Format::q8s ? i_dot8(x, w[j], high + 4 * j) : i_dot(x, w[j], high + 4 * j);
+  if constexpr (Wide) {
+    x = i_shl<8>(x);
+    for (int j = 0; j < N; j++) x = F == Format::q8s ? i_dot8(x, w[j], low + 4 * j) : i_dot(x, w[j], low + 4 * j);
   }
+  return x;
 }
 
-template <Format F> static inline VI dot(VI acc, VI w, const int8_t* a) {
-  if constexpr (F == Format::q8s) return i_dot8(acc, w, a);
-  return i_dot(acc, w, a);
-}
-
-template <Format F, int M> static void gemm_tile(const uint8_t* p, const QAct& act, int token, float* out) {
+template <Format F, bool Wide, int M> static void gemm_tile(const uint8_t* p, const QAct& act, int token, float* out) {
   const size_t cell = act.cell(token);
-  const int8_t* q = act.q + cell * kGroup;
+  const int8_t *high = act.high + cell * kGroup, *low = Wide ? act.low + cell * kGroup : nullptr;
   const float *d = act.d + cell, *sum = act.sum + cell;
   const float* half = act.half + 2 * (cell - token % kBlockTokens) + token % kBlockTokens;
   constexpr int ints = integer_bytes(F), bytes = group_bytes(F);
@@ -55,13 +35,10 @@ template <Format F, int M> static void gemm_tile(const uint8_t* p, const QAct& a
         const VF z = f_mul(s, f_set(zero_of(F))), z2 = f_mul(s2, f_set(zero_of(F)));
 #pragma GCC unroll 16
         for (int m = 0; m < M; m++) {
-          const int8_t* a = q + m * kGroup;
-          VI x = i_zero(), y = i_zero();
-          for (int j = 0; j < 4; j++) x = dot<F>(x, w[j], a + 4 * j);
-          for (int j = 4; j < 8; j++) y = dot<F>(y, w[j], a + 4 * j);
+          const int8_t *a = high + m * kGroup, *b = low + m * kGroup;
           const VF dm = f_set(d[m]);
-          VF t = f_fma(i_float(x), f_mul(s, dm), acc[h][m]);
-          t = f_fma(i_float(y), f_mul(s2, dm), t);
+          VF t = f_fma(i_float(dot<F, Wide, 4>(w, a, b)), f_mul(s, dm), acc[h][m]);
+          t = f_fma(i_float(dot<F, Wide, 4>(w + 4, a + 16, b + 16)), f_mul(s2, dm), t);
           t = f_fnma(z, f_set(half[m]), t);
           acc[h][m] = f_fnma(z2, f_set(half[kBlockTokens + m]), t);
         }
@@ -69,16 +46,15 @@ template <Format F, int M> static void gemm_tile(const uint8_t* p, const QAct& a
         const VF z = is_affine(F) ? f_load16(scales + 16 + h * kLanes) : f_mul(s, f_set(zero_of(F)));
 #pragma GCC unroll 16
         for (int m = 0; m < M; m++) {
-          const int8_t* a = q + m * kGroup;
-          VI x = i_zero();
-          for (int j = 0; j < 8; j++) x = dot<F>(x, w[j], a + 4 * j);
-          VF t = f_fma(i_float(x), f_mul(s, f_set(d[m])), acc[h][m]);
+          const VI x = dot<F, Wide, 8>(w, high + m * kGroup, low + m * kGroup);
+          const VF t = f_fma(i_float(x), f_mul(s, f_set(d[m])), acc[h][m]);
           acc[h][m] = f_fnma(z, f_set(sum[m]), t);
         }
       }
     }
     p += bytes;
-    q += kBlockTokens * kGroup;
+    high += kBlockTokens * kGroup;
+    low += Wide ? kBlockTokens * kGroup : 0;
     d += kBlockTokens;
     sum += kBlockTokens;
     half += 2 * kBlockTokens;
@@ -87,18 +63,18 @@ template <Format F, int M> static void gemm_tile(const uint8_t* p, const QAct& a
     for (int h = 0; h < NV; h++) f_store(out + m * kTileRows + h * kLanes, acc[h][m]);
 }
 
-template <Format F> static void gemm_count(const uint8_t* p, const QAct& a, int token, int count, float* out) {
+template <Format F, bool Wide> static void gemm_count(const uint8_t* p, const QAct& a, int token, int count, float* out) {
   while (count > 0) {
-    int m = count < kMaxTokens ? count : kMaxTokens;
+    const int m = count < kMaxTokens ? count : kMaxTokens;
     switch (m) {
-      case 1: gemm_tile<F, 1>(p, a, token, out); break;
-      case 2: gemm_tile<F, 2>(p, a, token, out); break;
-      case 3: gemm_tile<F, kMaxTokens < 3 ? 1 : 3>(p, a, token, out); break;
-      case 4: gemm_tile<F, kMaxTokens < 4 ? 1 : 4>(p, a, token, out); break;
-      case 5: gemm_tile<F, kMaxTokens < 5 ? 1 : 5>(p, a, token, out); break;
-      case 6: gemm_tile<F, kMaxTokens < 6 ? 1 : 6>(p, a, token, out); break;
-      case 7: gemm_tile<F, kMaxTokens < 7 ? 1 : 7>(p, a, token, out); break;
-      default: gemm_tile<F, kMaxTokens < 8 ? 1 : 8>(p, a, token, out); break;
+      case 1: gemm_tile<F, Wide, 1>(p, a, token, out); break;
+      case 2: gemm_tile<F, Wide, 2>(p, a, token, out); break;
+      case 3: gemm_tile<F, Wide, kMaxTokens < 3 ? 1 : 3>(p, a, token, out); break;
+      case 4: gemm_tile<F, Wide, kMaxTokens < 4 ? 1 : 4>(p, a, token, out); break;
+      case 5: gemm_tile<F, Wide, kMaxTokens < 5 ? 1 : 5>(p, a, token, out); break;
+      case 6: gemm_tile<F, Wide, kMaxTokens < 6 ? 1 : 6>(p, a, token, out); break;
+      case 7: gemm_tile<F, Wide, kMaxTokens < 7 ? 1 : 7>(p, a, token, out); break;
+      default: gemm_tile<F, Wide, kMaxTokens < 8 ? 1 : 8>(p, a, token, out); break;
     }
     token += m;
     count -= m;
@@ -106,14 +82,19 @@ template <Format F> static void gemm_count(const uint8_t* p, const QAct& a, int 
   }
 }
 
+template <Format F> static void gemm_width(const uint8_t* p, const QAct& a, int token, int count, float* out) {
+  if (a.low) gemm_count<F, true>(p, a, token, count, out);
+  else gemm_count<F, false>(p, a, token, count, out);
+}
+
 static void gemm(Format f, const uint8_t* p, const QAct& a, int token, int count, float* out) {
   switch (f) {
-    case Format::q4a: return gemm_count<Format::q4a>(p, a, token, count, out);
-    case Format::q4s: return gemm_count<Format::q4s>(p, a, token, count, out);
-    case Format::q5a: return gemm_count<Format::q5a>(p, a, token, count, out);
-    case Format::q5s: return gemm_count<Format::q5s>(p, a, token, count, out);
-    case Format::q6s: return gemm_count<Format::q6s>(p, a, token, count, out);
-    default: return gemm_count<Format::q8s>(p, a, token, count, out);
+    case Format::q4a: return gemm_width<Format::q4a>(p, a, token, count, out);
+    case Format::q4s: return gemm_width<Format::q4s>(p, a, token, count, out);
+    case Format::q5a: return gemm_width<Format::q5a>(p, a, token, count, out);
+    case Format::q5s: return gemm_width<Format::q5s>(p, a, token, count, out);
+    case Format::q6s: return gemm_width<Format::q6s>(p, a, token, count, out);
+    default: return gemm_width<Format::q8s>(p, a, token, count, out);
   }
 }
 

@@ -5,6 +5,7 @@
 
 namespace befit::generic {
 #include "isa/simd_generic.hpp"
+#include "isa/expand.inl"
 #include "isa/gemm.inl"
 #include "isa/vector.inl"
 #include "isa/attention.inl"

@@ -53,6 +53,9 @@ static inline int i_hsum(VI a) {
 static inline VF f_exp2i(VI n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23)); }
 static inline VI i_load(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
 static inline VI i_add(VI a, VI b) { return _mm256_add_epi32(a, b); }
+template <int N> static inline VI i_shl(VI a) { return _mm256_slli_epi32(a, N); }
+template <int N> static inline VI i_sar(VI a) { return _mm256_srai_epi32(a, N); }
+static inline VI i_sub(VI a, VI b) { return _mm256_sub_epi32(a, b); }
 static inline VI b_and(VI a, VI b) { return _mm256_and_si256(a, b); }
 static inline VI b_or(VI a, VI b) { return _mm256_or_si256(a, b); }
 static inline VI b_set(int byte) { return _mm256_set1_epi8((char)byte); }

@@ -43,6 +43,9 @@ static inline int i_hsum(VI a) { return _mm512_reduce_add_epi32(a); }
 static inline VF f_exp2i(VI n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23)); }
 static inline VI i_load(const void* p) { return _mm512_loadu_si512(p); }
 static inline VI i_add(VI a, VI b) { return _mm512_add_epi32(a, b); }
+template <int N> static inline VI i_shl(VI a) { return _mm512_slli_epi32(a, N); }
+template <int N> static inline VI i_sar(VI a) { return _mm512_srai_epi32(a, N); }
+static inline VI i_sub(VI a, VI b) { return _mm512_sub_epi32(a, b); }
 static inline VI b_and(VI a, VI b) { return _mm512_and_si512(a, b); }
 static inline VI b_or(VI a, VI b) { return _mm512_or_si512(a, b); }
 static inline VI b_set(int byte) { return _mm512_set1_epi8((char)byte); }

@@ -62,6 +62,9 @@ static inline VI i_load(const void* p) {
   return x;
 }
 static inline VI i_add(VI a, VI b) { return a + b; }
+template <int N> static inline VI i_shl(VI a) { return a << N; }
+template <int N> static inline VI i_sar(VI a) { return a >> N; }
+static inline VI i_sub(VI a, VI b) { return a - b; }
 static inline VI b_and(VI a, VI b) { return a & b; }
 static inline VI b_or(VI a, VI b) { return a | b; }
 static inline VI b_set(int byte) {

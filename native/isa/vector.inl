@@ -51,6 +51,7 @@ static void add(const float* a, const float* b, int n, float* out) {
 
 static void quantize(const float* x, const QAct& act, int token, int g0, int n) {
   const size_t cell = act.cell(token), slot = token % kBlockTokens;
+  const float top_q = act.low ? 32639.0f : 127.0f;  // 256 * 127 + 127
   for (int i = 0; i < n; i++, x += kGroup) {
     const size_t at = cell + (size_t)(g0 + i) * kBlockTokens;
     VF top = f_zero(), poison = f_zero();
@@ -59,16 +60,21 @@ static void quantize(const float* x, const QAct& act, int token, int g0, int n) 
       top = f_max(top, f_abs(v));
       poison = f_fma(v, f_zero(), poison);
     }
-    const float peak = f_hmax(top), d = peak / 127.0f + f_hsum(poison);
-    const VF inverse = f_set(peak > 0 && peak < 1e38f ? 127.0f / peak : 0.0f);
-    int8_t* q = act.q + at * kGroup;
+    const float peak = f_hmax(top), d = peak / top_q + f_hsum(poison);
+    const VF inverse = f_set(peak > 1e-30f && peak < 1e38f ? top_q / peak : 0.0f);
     int half[2];
     for (int h = 0; h < 2; h++) {
       VI s = i_zero();
       for (int k = 16 * h; k < 16 * h + 16; k += kLanes) {
         const VI v = i_from(f_mul(f_load(x + k), inverse));
         s = i_add(s, v);
-        i_store8(q + k, v);
+        if (act.low) {
+          const VI high = i_sar<8>(i_add(v, i_set(128)));
+          i_store8(act.high + at * kGroup + k, high);
+          i_store8(act.low + at * kGroup + k, i_sub(v, i_shl<8>(high)));
+        } else {
+          i_store8(act.high + at * kGroup + k, v);
+        }
       }
       half[h] = i_hsum(s);
     }

@@ -22,7 +22,9 @@ def choose_isa() -> str:
     have = list(_native.isas())
     wanted = os.environ.get("BEFIT_ISA", "")
     if wanted and wanted not in have:
-        raise ConfigError(f"BEFIT_ISA is {wanted!r}; this build on this CPU runs {', '.join(have)}. Unset it or name one.")
+        raise ConfigError(
+            f"BEFIT_ISA is {wanted!r}; this build on this CPU runs {', '.join(have)}. Unset it or name one."
+        )
     return wanted or have[0]
 
 
@@ -49,7 +51,7 @@ class NativeBackend:
         self.block_size = block_size
         self.n_blocks = n_blocks
         self.isa = choose_isa()
-        model = _native.Model(self.isa, threads, max_tokens, max_rows, n_blocks)
+        model = _native.Model(self.isa, threads, os.environ.get('BEFIT_WIDE','1')=='1', max_tokens, max_rows, n_blocks)
         lowering = Lowering(model, program, tensors, on_progress=on_progress, release=release)
         lowering.run()
         self._tables = lowering.tables  # the model reads embedding rows from these as they lie in the file
@@ -69,22 +71,7 @@ class NativeBackend:
 
     def new_sampler(self, spec: SamplerSpec, prompt: list[int]) -> Sampler:
         """See `Backend.new_sampler`."""
-        return _native.Sampler(
-            temperature=spec.temperature,
-            top_k=spec.top_k,
-            top_p=spec.top_p,
-            min_p=spec.min_p,
-            typical_p=spec.typical_p,
-            repetition_penalty=spec.repetition_penalty,
-            frequency_penalty=spec.frequency_penalty,
-            presence_penalty=spec.presence_penalty,
-            seed=spec.seed,
-            logit_bias=list(spec.logit_bias),
-            bad_words=[list(word) for word in spec.bad_words],
-            min_tokens=spec.min_tokens,
-            stop_ids=list(spec.stop_ids),
-            prompt=prompt if spec.repetition_penalty != 1 else [],
-        )
+        return native_sampler(spec, prompt)
 
     def step(self, batch: StepBatch) -> StepResult:
         """See `Backend.step`."""
@@ -98,6 +85,26 @@ class NativeBackend:
         """See `Backend.close`."""
         self._model = None
         self._tables = []
+
+
+def native_sampler(spec: SamplerSpec, prompt: list[int]) -> _native.Sampler:
+    """The C++ sampling state of one sequence."""
+    return _native.Sampler(
+        temperature=spec.temperature,
+        top_k=spec.top_k,
+        top_p=spec.top_p,
+        min_p=spec.min_p,
+        typical_p=spec.typical_p,
+        repetition_penalty=spec.repetition_penalty,
+        frequency_penalty=spec.frequency_penalty,
+        presence_penalty=spec.presence_penalty,
+        seed=spec.seed,
+        logit_bias=list(spec.logit_bias),
+        bad_words=[list(word) for word in spec.bad_words],
+        min_tokens=spec.min_tokens,
+        stop_ids=list(spec.stop_ids),
+        prompt=prompt if spec.repetition_penalty != 1 else [],
+    )
 
 
 def _arrays(batch: StepBatch) -> tuple[np.ndarray, ...]:

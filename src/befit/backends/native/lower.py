@@ -91,7 +91,9 @@ class Lowering:
 
     def _norm(self, i: int, op: Norm) -> None:
         if self._widths[i] % 32:
-            raise UnsupportedModel(f"{op.weight} has width {self._widths[i]}; the native backend needs a multiple of 32.")
+            raise UnsupportedModel(
+                f"{op.weight} has width {self._widths[i]}; the native backend needs a multiple of 32."
+            )
         x = self._read(op.x)
         target = self._residual(i)
         self.model.norm(
@@ -195,7 +197,9 @@ class Lowering:
         first = self.ops[i]
         assert isinstance(first, Linear)
         end = i + 1
-        while end < len(self.ops) and isinstance(op := self.ops[end], Linear) and op.x == first.x != self.ops[end - 1].out:
+        while (
+            end < len(self.ops) and isinstance(op := self.ops[end], Linear) and op.x == first.x != self.ops[end - 1].out
+        ):
             if self._starts_gate(end):
                 break
             end += 1

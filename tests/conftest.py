@@ -1,0 +1,54 @@
+"""Real models for tests: SmolLM2 through befit's own pull, Qwen2.5-Coder by its path."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from befit import store
+from befit.errors import BefitError
+
+_SMOLLM2 = pytest.StashKey["Path | BefitError"]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fetch SmolLM2 before the first test that wants it, so that no test's time limit covers a download."""
+    if session.config.option.collectonly:
+        return
+    if any("smollm2_path" in getattr(item, "fixturenames", ()) for item in session.items):
+        session.config.stash[_SMOLLM2] = _fetch(session.config)
+
+
+def _fetch(config: pytest.Config) -> Path | BefitError:
+    try:
+        return store.resolve("smollm2:135m", pull=False)
+    except BefitError:
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(f"fetching smollm2:135m into {store.home()} ...")
+    try:
+        return store.resolve("smollm2:135m", progress=False)
+    except BefitError as error:
+        return error
+
+
+@pytest.fixture(scope="session")
+def smollm2_path(request: pytest.FixtureRequest) -> Path:
+    """SmolLM2-135M-Instruct as GGUF. Without it the test is skipped, or fails when BEFIT_REQUIRE_MODEL is set."""
+    found = request.config.stash[_SMOLLM2]
+    if isinstance(found, Path):
+        return found
+    if os.environ.get("BEFIT_REQUIRE_MODEL"):
+        pytest.fail(f"BEFIT_REQUIRE_MODEL is set and smollm2:135m cannot be had: {found}", pytrace=False)
+    pytest.skip(f"smollm2:135m cannot be had: {found}")
+
+
+@pytest.fixture(scope="session")
+def qwen_path() -> Path:
+    """Qwen2.5-Coder-0.5B-Instruct as GGUF, the file that BEFIT_TEST_QWEN names; skipped when it is not set."""
+    name = os.environ.get("BEFIT_TEST_QWEN")
+    if not name:
+        pytest.skip("BEFIT_TEST_QWEN does not name a Qwen2.5-Coder-0.5B GGUF file")
+    return Path(name)
