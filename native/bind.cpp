@@ -305,11 +305,11 @@ NB_MODULE(_native, m) {
       .def_prop_ro("isa", [](const Model& m) { return m.kernels.isa; })
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
       .def("step",
-           [](Model& m, Ints tokens, Ints positions, Ints query_start, Ints context_len, Table block_tables, Ints rows, Ints targets,
-              Ints logprobs, std::vector<Sampler*> samplers) {
+           [](Model& m, std::vector<Sampler*> samplers, Ints tokens, Ints positions, Ints query_start, Ints context_len,
+              Table block_tables, Ints rows, Ints targets, Ints logprobs) {
              return step(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs}, std::move(samplers));
            },
-           "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a, "samplers"_a)
+           "samplers"_a, "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a)
       .def("logits",
            [](Model& m, Ints tokens, Ints positions, Ints query_start, Ints context_len, Table block_tables, Ints rows, Ints targets,
               Ints logprobs) { return logits(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs}); },

@@ -18,6 +18,7 @@ namespace befit {
 constexpr int kTileRows = 16;
 constexpr int kGroup = 32;
 constexpr int kBlockTokens = 16;  // tokens of a block of quantised activations
+constexpr int kCallTokens = 64;   // tokens of one matrix kernel call at most
 constexpr int kPage = 16;         // tokens of a KV page
 constexpr int kAttnTile = 64;     // KV tokens of one softmax update
 
@@ -71,7 +72,8 @@ struct AttendCall {
 
 struct Kernels {
   const char* isa;
-  // out[m][16] = the tile's 16 rows times tokens token .. token+count-1 (count <= 16, inside one block)
+  // out[m][16] = the tile's 16 rows times tokens token .. token+count-1; token begins a block and count <= 64. Rows of
+  // out up to the end of the last block may be overwritten.
   void (*gemm)(Format, const uint8_t* tile, const QAct&, int token, int count, float* out);
   // the same over float activations x[m][stride]
   void (*gemm_dense)(Format, const uint8_t* tile, int columns, const float* x, size_t stride, int count, float* out);

@@ -1,7 +1,6 @@
 #include "core/model.hpp"
 
 #include <cmath>
-#include <numeric>
 
 namespace befit {
 
@@ -42,7 +41,7 @@ int Model::add_value(int width, bool floats, bool quantized, bool local) {
 }
 
 int Model::add_matrix(const Source& src) {
-  matrices.push_back(pack(src, pool));
+  matrices.push_back(pack(src, weights_, pool));
   return (int)matrices.size() - 1;
 }
 
@@ -60,10 +59,6 @@ size_t Model::add_layer(int kv_heads, int head_dim) {
 void Model::finish() {
   for (size_t i = 0; i < values.size(); i++) values[i].allocate((int)i == logits_ ? max_rows : max_tokens, pool.size());
   kv_ = Memory(page_elements_ * (size_t)pages * sizeof(uint16_t));
-}
-
-size_t Model::weight_bytes() const {
-  return std::accumulate(matrices.begin(), matrices.end(), (size_t)0, [](size_t n, const Matrix& m) { return n + m.memory.bytes(); });
 }
 
 void Model::run(const Batch& batch, int thread) {

@@ -1,5 +1,6 @@
 // A lowered program with its weights, KV pool and activation buffers, run one whole step a call.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <string>
@@ -71,6 +72,18 @@ struct Op {
 
  protected:
   int count(const Step& s) const { return rows_only ? s.batch.rows_count : s.batch.tokens_count; }
+  // Calls work(first, last) until all units are done. With few tokens each thread has its fixed share, which lies in
+  // its own cache from step to step; with more, units are taken as threads get to them, so that a thread that loses
+  // its core for a while does not hold up the rest.
+  template <typename Work> void divide(const Step& s, int units, int tokens, const Work& work) {
+    if (tokens < 4) {
+      const auto [first, last] = s.share(units);
+      if (first < last) work(first, last);
+      return;
+    }
+    const int some = std::max(1, units / (4 * s.threads));
+    for (int u; (u = next.fetch_add(some)) < units;) work(u, std::min(u + some, units));
+  }
 };
 
 class Model {
@@ -91,7 +104,7 @@ class Model {
   float* logits(int row) { return values[logits_].row(values[logits_].shared(), row); }
   int vocab() const { return vocab_; }
   size_t page_elements() const { return page_elements_; }
-  size_t weight_bytes() const;
+  size_t weight_bytes() const { return weights_.used(); }
 
   const Kernels& kernels;
   ThreadPool pool;
@@ -108,6 +121,7 @@ class Model {
 
   std::vector<std::unique_ptr<Op>> ops_;
   std::atomic<int> next_row_{0};
+  Arena weights_;
   Memory kv_;
   size_t page_elements_ = 0;
   int logits_ = -1, vocab_ = 0;

@@ -8,13 +8,13 @@ namespace {
 
 constexpr int kUnit = 2 * kTileRows;  // rows a thread takes at a time: one group of the next quantised activations
 
-using Tile = float[kBlockTokens][kTileRows];
+using Tile = float[kCallTokens][kTileRows];
 
-// Tiles `first` and `first + 1` of a matrix times up to 16 tokens, scaled and biased: out[m][32].
+// Tiles `first` and `first + 1` of a matrix times up to kCallTokens tokens, scaled and biased: out[m][32].
 void multiply(const Step& s, const Matrix& w, const Value& x, const Value::View& in, int first, int token, int count,
               const std::vector<float>& bias, float (*out)[kUnit]) {
   for (int half = 0; half < 2; half++) {
-    Tile acc;
+    alignas(64) Tile acc;
     if (first + half >= w.tiles()) {
       for (int m = 0; m < count; m++) memset(out[m] + half * kTileRows, 0, sizeof(float) * kTileRows);
       continue;
@@ -85,26 +85,27 @@ void LinearOp::run(const Step& s) {
   const Value::View& in = src.view(s.thread, n);
   int units = 0;
   for (const Part& p : parts) units += (s.model.matrices[p.matrix].tiles() + 1) / 2;
-  const auto [from, to] = s.share(units);
-  int base = 0;
-  for (const Part& p : parts) {
-    const Matrix& w = s.model.matrices[p.matrix];
-    const Value& dst = s.model.values[p.out];
-    const Value::View& view = dst.view(s.thread, n);
-    const int mine = (w.tiles() + 1) / 2;
-    for (int u = std::max(from, base); u < std::min(to, base + mine); u++)
-      for (int t = 0; t < n; t += kBlockTokens) {
-        const int m = std::min(kBlockTokens, n - t), row = (u - base) * kUnit;
-        alignas(64) float y[kBlockTokens][kUnit];
-        multiply(s, w, src, in, 2 * (u - base), t, m, p.bias, y);
-        for (int i = 0; i < m; i++) {
-          if (p.act) s.model.kernels.activate(*p.act, y[i], kUnit, y[i]);
-          if (p.add) s.model.kernels.add(dst.row(view, t + i) + row, y[i], kUnit, dst.row(view, t + i) + row);
-          else put(s, dst, view, t + i, row, y[i]);
+  divide(s, units, n, [&](int from, int to) {
+    int base = 0;
+    for (const Part& p : parts) {
+      const Matrix& w = s.model.matrices[p.matrix];
+      const Value& dst = s.model.values[p.out];
+      const Value::View& view = dst.view(s.thread, n);
+      const int mine = (w.tiles() + 1) / 2;
+      for (int u = std::max(from, base); u < std::min(to, base + mine); u++)
+        for (int t = 0; t < n; t += kCallTokens) {
+          const int m = std::min(kCallTokens, n - t), row = (u - base) * kUnit;
+          alignas(64) float y[kCallTokens][kUnit];
+          multiply(s, w, src, in, 2 * (u - base), t, m, p.bias, y);
+          for (int i = 0; i < m; i++) {
+            if (p.act) s.model.kernels.activate(*p.act, y[i], kUnit, y[i]);
+            if (p.add) s.model.kernels.add(dst.row(view, t + i) + row, y[i], kUnit, dst.row(view, t + i) + row);
+            else put(s, dst, view, t + i, row, y[i]);
+          }
         }
-      }
-    base += mine;
-  }
+      base += mine;
+    }
+  });
   s.barrier();
 }
 
@@ -113,16 +114,17 @@ void GatedOp::run(const Step& s) {
   const Value &src = s.model.values[x], &dst = s.model.values[out];
   const Value::View &in = src.view(s.thread, n), &view = dst.view(s.thread, n);
   const Matrix &g = s.model.matrices[gate], &w = s.model.matrices[up];
-  const auto [from, to] = s.share((g.tiles() + 1) / 2);
-  for (int u = from; u < to; u++)
-    for (int t = 0; t < n; t += kBlockTokens) {
-      const int m = std::min(kBlockTokens, n - t);
-      alignas(64) float a[kBlockTokens][kUnit], b[kBlockTokens][kUnit];
-      multiply(s, g, src, in, 2 * u, t, m, gate_bias, a);
-      multiply(s, w, src, in, 2 * u, t, m, up_bias, b);
-      s.model.kernels.gated(act, a[0], b[0], m * kUnit, a[0]);
-      for (int i = 0; i < m; i++) put(s, dst, view, t + i, u * kUnit, a[i]);
-    }
+  divide(s, (g.tiles() + 1) / 2, n, [&](int from, int to) {
+    for (int u = from; u < to; u++)
+      for (int t = 0; t < n; t += kCallTokens) {
+        const int m = std::min(kCallTokens, n - t);
+        alignas(64) float a[kCallTokens][kUnit], b[kCallTokens][kUnit];
+        multiply(s, g, src, in, 2 * u, t, m, gate_bias, a);
+        multiply(s, w, src, in, 2 * u, t, m, up_bias, b);
+        s.model.kernels.gated(act, a[0], b[0], m * kUnit, a[0]);
+        for (int i = 0; i < m; i++) put(s, dst, view, t + i, u * kUnit, a[i]);
+      }
+  });
   s.barrier();
 }
 

@@ -1,7 +1,5 @@
 #include "core/pool.hpp"
 
-#include <sched.h>
-
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
 #endif
@@ -9,8 +7,11 @@
 namespace befit {
 namespace {
 
-constexpr int kSpins = 20000;       // tens of microseconds at a barrier before the core is offered to others
-constexpr int kIdleSpins = 4000;    // a few microseconds awake for the next step, then sleep
+// Longer than the others usually need to arrive. A thread that is not here by then has lost its core to another process:
+// sleeping lets it have ours.
+constexpr int kSpins = 1000;
+// Awake for the next step, which a busy engine starts within microseconds.
+constexpr int kIdleSpins = 1000;
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -64,16 +65,18 @@ void ThreadPool::work(int thread) {
 
 void ThreadPool::barrier() {
   if (threads_ == 1) return;
-  const uint32_t phase = phase_.load(std::memory_order_acquire);
+  const int phase = phase_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
     arrived_.store(0, std::memory_order_relaxed);
     phase_.store(phase + 1, std::memory_order_release);
+    phase_.notify_all();  // a system call only when somebody sleeps
     return;
   }
-  for (int i = 0; phase_.load(std::memory_order_acquire) == phase; i++) {
-    if (i < kSpins) relax();
-    else sched_yield();
+  for (int i = 0; i < kSpins; i++) {
+    if (phase_.load(std::memory_order_acquire) != phase) return;
+    relax();
   }
+  while (phase_.load(std::memory_order_acquire) == phase) phase_.wait(phase, std::memory_order_acquire);
 }
 
 }  // namespace befit

@@ -1,7 +1,7 @@
 // A persistent pool of threads that run one function together, with barriers inside.
 //
-// The caller is thread 0. Workers sleep between steps; inside a step they wait at barriers by spinning for a bounded
-// time and then yielding, so that a server on the same cores keeps its share.
+// The caller is thread 0. Workers sleep between steps; at barriers inside a step they spin for a bounded time and then
+// sleep, so that a server on the same cores keeps its share.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -36,7 +36,7 @@ class ThreadPool {
   std::atomic<uint64_t> epoch_{0};
   bool stop_ = false;
   alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};
+  alignas(64) std::atomic<int> phase_{0};  // int: what the futex behind wait() takes
 };
 
 }  // namespace befit

@@ -9,22 +9,41 @@
 
 namespace befit {
 
+constexpr size_t kHugePage = 2 << 20, kChunk = 32 << 20;
+
 Memory::Memory(size_t bytes) : bytes_(bytes) {
   if (!bytes) return;
-  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  const bool huge = bytes >= kHugePage;
+  mapped_bytes_ = bytes + (huge ? kHugePage : 0);
+  void* p = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
-  if (bytes >= (8u << 20)) madvise(p, bytes, MADV_HUGEPAGE);
-  data_ = (uint8_t*)p;
+  mapped_ = p;
+  data_ = (uint8_t*)(huge ? ((uintptr_t)p + kHugePage - 1) / kHugePage * kHugePage : (uintptr_t)p);
+  if (huge) madvise(data_, bytes, MADV_HUGEPAGE);
 }
 
 Memory::~Memory() {
-  if (data_) munmap(data_, bytes_);
+  if (mapped_) munmap(mapped_, mapped_bytes_);
 }
 
 Memory& Memory::operator=(Memory&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
+  std::swap(mapped_, other.mapped_);
+  std::swap(mapped_bytes_, other.mapped_bytes_);
   return *this;
+}
+
+uint8_t* Arena::allocate(size_t bytes) {
+  bytes = (bytes + 63) / 64 * 64;
+  if (chunks_.empty() || next_ + bytes > chunks_.back().bytes()) {
+    chunks_.emplace_back(bytes > kChunk ? bytes : kChunk);
+    next_ = 0;
+  }
+  uint8_t* p = chunks_.back().data() + next_;
+  next_ += bytes;
+  used_ += bytes;
+  return p;
 }
 
 void Source::read_row(int row, float* out) const {
@@ -62,7 +81,7 @@ void pack_tile(const Source& src, const Matrix& out, int tile, Scratch& scratch)
   for (int r = 0; r < kTileRows && tile * kTileRows + r < src.rows; r++)
     src.blocks->decode(src.data + src.row_bytes() * (tile * kTileRows + r), k, &scratch.q[(size_t)r * k],
                        &scratch.s[(size_t)r * groups], &scratch.m[(size_t)r * groups]);
-  uint8_t* p = const_cast<uint8_t*>(out.tile(tile));
+  uint8_t* p = out.data + tile * out.tile_bytes();
   const float inverse = 1 / src.blocks->unit;
   for (int g = 0; g < k / kGroup; g++, p += group_bytes(out.format)) {
     for (int r = 0; r < kTileRows; r++) {
@@ -93,7 +112,7 @@ void pack_tile(const Source& src, const Matrix& out, int tile, Scratch& scratch)
 
 void pack_dense_tile(const Source& src, const Matrix& out, int tile) {
   const int size = element_bytes(out.format);
-  uint8_t* p = const_cast<uint8_t*>(out.tile(tile));
+  uint8_t* p = out.data + tile * out.tile_bytes();
   for (int r = 0; r < kTileRows && tile * kTileRows + r < src.rows; r++) {
     const uint8_t* row = src.data + src.row_bytes() * (tile * kTileRows + r);
     for (int k = 0; k < src.columns; k++) memcpy(p + ((size_t)k * kTileRows + r) * size, row + (size_t)k * size, size);
@@ -102,13 +121,13 @@ void pack_dense_tile(const Source& src, const Matrix& out, int tile) {
 
 }  // namespace
 
-Matrix pack(const Source& src, ThreadPool& pool) {
+Matrix pack(const Source& src, Arena& arena, ThreadPool& pool) {
   Matrix out;
   out.format = src.blocks ? src.blocks->packed : src.dense;
   out.rows = src.rows;
   out.columns = src.columns;
   out.unit = src.blocks ? src.blocks->unit : 1;
-  out.memory = Memory(out.tile_bytes() * out.tiles());
+  out.data = arena.allocate(out.bytes());
   pool.run([&](int thread) {
     Scratch scratch;
     if (src.blocks) {

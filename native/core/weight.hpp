@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/blocks.hpp"
@@ -10,12 +11,13 @@
 namespace befit {
 
 // Anonymous zeroed memory in huge pages where the system has them; pages appear when first touched.
+// 2 MiB-aligned when larger than that.
 class Memory {
  public:
   Memory() = default;
   explicit Memory(size_t bytes);
   ~Memory();
-  Memory(Memory&& other) noexcept : data_(other.data_), bytes_(other.bytes_) { other.data_ = nullptr; }
+  Memory(Memory&& other) noexcept { *this = std::move(other); }
   Memory& operator=(Memory&& other) noexcept;
   uint8_t* data() const { return data_; }
   size_t bytes() const { return bytes_; }
@@ -23,6 +25,20 @@ class Memory {
  private:
   uint8_t* data_ = nullptr;
   size_t bytes_ = 0;
+  void* mapped_ = nullptr;  // what to unmap: data_ with what alignment needed around it
+  size_t mapped_bytes_ = 0;
+};
+
+// Many small pieces cut from few large ones, so that weights lie in huge pages: with small pages, address translation
+// would cost more than reading them.
+class Arena {
+ public:
+  uint8_t* allocate(size_t bytes);
+  size_t used() const { return used_; }
+
+ private:
+  std::vector<Memory> chunks_;
+  size_t next_ = 0, used_ = 0;  // offset in the newest chunk; bytes handed out
 };
 
 // How a weight lies in its file: rows of GGUF blocks, or of f32, f16 or bf16 values.
@@ -43,16 +59,17 @@ struct Matrix {
   Format format = Format::f32;
   int rows = 0, columns = 0;
   float unit = 1;  // results are multiplied by it
-  Memory memory;
+  uint8_t* data = nullptr;
 
   int tiles() const { return (rows + kTileRows - 1) / kTileRows; }
   size_t tile_bytes() const {
     return is_quantized(format) ? (size_t)(columns / kGroup) * group_bytes(format)
                                 : (size_t)columns * kTileRows * element_bytes(format);
   }
-  const uint8_t* tile(int t) const { return memory.data() + t * tile_bytes(); }
+  const uint8_t* tile(int t) const { return data + t * tile_bytes(); }
+  size_t bytes() const { return tile_bytes() * tiles(); }
 };
 
-Matrix pack(const Source&, ThreadPool&);
+Matrix pack(const Source&, Arena&, ThreadPool&);
 
 }  // namespace befit

@@ -1,15 +1,31 @@
 // Matrix kernels over packed tiles. The order of float operations for one token never depends on how many tokens share
 // the call, so a request's numbers do not change with its company in the batch.
 
-// Sum of products of `N` weight vectors from `w` with the activations at the same columns.
-template <Format F, bool Wide, int N> static inline VI dot(const VI* w, const int8_t* high, const int8_t* low) {
-  VI x = i_zero();
-  for (int j = 0; j < N; j++) x = F == Format::q8s ? i_dot8(x, w[j], high + 4 * j) : i_dot(x, w[j], high + 4 * j);
-  if constexpr (Wide) {
-    x = i_shl<8>(x);
-    for (int j = 0; j < N; j++) x = F == Format::q8s ? i_dot8(x, w[j], low + 4 * j) : i_dot(x, w[j], low + 4 * j);
+template <Format F> static inline VI dot4(VI acc, VI w, const int8_t* a) {
+  return F == Format::q8s ? i_dot8(acc, w, a) : i_dot(acc, w, a);
+}
+
+// Products of N vectors of weights, from w, with the activations of T tokens at the same columns. Integer sums are exact
+// in any order: several chains run side by side because one chain alone would wait for the multiplier's latency.
+template <Format F, bool Wide, int N, int T> static inline void dot(const VI* w, const int8_t* high, const int8_t* low, VI (&out)[T]) {
+  constexpr int C = T == 1 ? 4 : T == 2 ? 2 : 1, L = Wide ? 2 : 1;
+  VI x[L][T][C];
+  for (int l = 0; l < L; l++)
+    for (int t = 0; t < T; t++)
+      for (int c = 0; c < C; c++) x[l][t][c] = i_zero();
+#pragma GCC unroll 8
+  for (int j = 0; j < N; j++)
+#pragma GCC unroll 4
+    for (int t = 0; t < T; t++) {
+      x[0][t][j % C] = dot4<F>(x[0][t][j % C], w[j], high + t * kGroup + 4 * j);
+      if constexpr (Wide) x[1][t][j % C] = dot4<F>(x[1][t][j % C], w[j], low + t * kGroup + 4 * j);
+    }
+#pragma GCC unroll 4
+  for (int t = 0; t < T; t++) {
+    for (int l = 0; l < L; l++)
+      for (int c = 1; c < C; c++) x[l][t][0] = i_add(x[l][t][0], x[l][t][c]);
+    out[t] = Wide ? i_add(i_shl<8>(x[0][t][0]), x[L - 1][t][0]) : x[0][t][0];
   }
-  return x;
 }
 
 template <Format F, bool Wide, int M> static void gemm_tile(const uint8_t* p, const QAct& act, int token, float* out) {
@@ -22,33 +38,42 @@ template <Format F, bool Wide, int M> static void gemm_tile(const uint8_t* p, co
   for (int h = 0; h < NV; h++)
     for (int m = 0; m < M; m++) acc[h][m] = f_zero();
   for (int g = 0; g < act.groups; g++) {
-    if constexpr (M > 2)
-      for (int b = 0; b < bytes; b += 64) prefetch(p + 2048 + b);
+    for (int b = 0; b < bytes; b += 64) prefetch(p + 2048 + b);
     const uint16_t* scales = (const uint16_t*)(p + ints);
 #pragma GCC unroll 4
     for (int h = 0; h < NV; h++) {
       VI w[8];
       expand<F>(p, h, w);
       const VF s = f_load16(scales + h * kLanes);
-      if constexpr (F == Format::q6s) {
-        const VF s2 = f_load16(scales + 16 + h * kLanes);
-        const VF z = f_mul(s, f_set(zero_of(F))), z2 = f_mul(s2, f_set(zero_of(F)));
-#pragma GCC unroll 16
-        for (int m = 0; m < M; m++) {
-          const int8_t *a = high + m * kGroup, *b = low + m * kGroup;
-          const VF dm = f_set(d[m]);
-          VF t = f_fma(i_float(dot<F, Wide, 4>(w, a, b)), f_mul(s, dm), acc[h][m]);
-          t = f_fma(i_float(dot<F, Wide, 4>(w + 4, a + 16, b + 16)), f_mul(s2, dm), t);
-          t = f_fnma(z, f_set(half[m]), t);
-          acc[h][m] = f_fnma(z2, f_set(half[kBlockTokens + m]), t);
-        }
-      } else {
-        const VF z = is_affine(F) ? f_load16(scales + 16 + h * kLanes) : f_mul(s, f_set(zero_of(F)));
-#pragma GCC unroll 16
-        for (int m = 0; m < M; m++) {
-          const VI x = dot<F, Wide, 8>(w, high + m * kGroup, low + m * kGroup);
-          const VF t = f_fma(i_float(x), f_mul(s, f_set(d[m])), acc[h][m]);
-          acc[h][m] = f_fnma(z, f_set(sum[m]), t);
+      constexpr int T = M % 4 == 0 ? 4 : M % 2 == 0 ? 2 : M == 1 ? 1 : 3;  // tokens side by side
+      const VF s2 = F == Format::q6s ? f_load16(scales + 16 + h * kLanes) : s;
+      const VF z = is_affine(F) ? f_load16(scales + 16 + h * kLanes) : f_mul(s, f_set(zero_of(F)));
+      const VF z2 = f_mul(s2, f_set(zero_of(F)));
+#pragma GCC unroll 4
+      for (int m0 = 0; m0 < M; m0 += T) {
+        const int8_t *a = high + m0 * kGroup, *b = Wide ? low + m0 * kGroup : a;
+        if constexpr (F == Format::q6s) {
+          VI x[T], y[T];
+          dot<F, Wide, 4, T>(w, a, b, x);
+          dot<F, Wide, 4, T>(w + 4, a + 16, b + 16, y);
+#pragma GCC unroll 4
+          for (int t = 0; t < T; t++) {
+            const int m = m0 + t;
+            const VF dm = f_set(d[m]);
+            VF r = f_fma(i_float(x[t]), f_mul(s, dm), acc[h][m]);
+            r = f_fma(i_float(y[t]), f_mul(s2, dm), r);
+            r = f_fnma(z, f_set(half[m]), r);
+            acc[h][m] = f_fnma(z2, f_set(half[kBlockTokens + m]), r);
+          }
+        } else {
+          VI x[T];
+          dot<F, Wide, 8, T>(w, a, b, x);
+#pragma GCC unroll 4
+          for (int t = 0; t < T; t++) {
+            const int m = m0 + t;
+            const VF r = f_fma(i_float(x[t]), f_mul(s, f_set(d[m])), acc[h][m]);
+            acc[h][m] = f_fnma(z, f_set(sum[m]), r);
+          }
         }
       }
     }
@@ -65,15 +90,14 @@ template <Format F, bool Wide, int M> static void gemm_tile(const uint8_t* p, co
 
 template <Format F, bool Wide> static void gemm_count(const uint8_t* p, const QAct& a, int token, int count, float* out) {
   while (count > 0) {
-    const int m = count < kMaxTokens ? count : kMaxTokens;
+    int m = count < kMaxTokens ? count : kMaxTokens;  // divides a block, so a call never crosses one
+    if (m == 5 || m == 7) m--;
     switch (m) {
       case 1: gemm_tile<F, Wide, 1>(p, a, token, out); break;
       case 2: gemm_tile<F, Wide, 2>(p, a, token, out); break;
       case 3: gemm_tile<F, Wide, kMaxTokens < 3 ? 1 : 3>(p, a, token, out); break;
       case 4: gemm_tile<F, Wide, kMaxTokens < 4 ? 1 : 4>(p, a, token, out); break;
-      case 5: gemm_tile<F, Wide, kMaxTokens < 5 ? 1 : 5>(p, a, token, out); break;
       case 6: gemm_tile<F, Wide, kMaxTokens < 6 ? 1 : 6>(p, a, token, out); break;
-      case 7: gemm_tile<F, Wide, kMaxTokens < 7 ? 1 : 7>(p, a, token, out); break;
       default: gemm_tile<F, Wide, kMaxTokens < 8 ? 1 : 8>(p, a, token, out); break;
     }
     token += m;

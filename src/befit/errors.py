@@ -49,69 +49,101 @@ class InvalidRequest(BefitError):
 
 
 class ContextExceeded(InvalidRequest):
+    """Prompt and output together do not fit the context; the message has both numbers."""
+
     code = "context_length_exceeded"
 
 
 class UnsupportedField(InvalidRequest):
+    """A field that befit knows and cannot honour here."""
+
     code = "unsupported_field"
 
 
 class AuthenticationError(BefitError):
+    """The key is missing or wrong."""
+
     code = "invalid_api_key"
     status = 401
 
 
 class ModelNotFound(BefitError):
+    """No such name, path or served model."""
+
     code = "model_not_found"
     status = 404
 
 
 class BodyTooLarge(BefitError):
+    """The request's body is over the limit."""
+
     code = "body_too_large"
     status = 413
 
 
 class Overloaded(BefitError):
+    """The queue is full, or the server is draining: try again later."""
+
     code = "overloaded"
     status = 503
 
 
 class RequestFailed(BefitError):
+    """One request failed; the others go on."""
+
     code = "request_failed"
 
 
 class NonFiniteLogits(RequestFailed):
+    """The model produced NaN or infinity for one request."""
+
     code = "non_finite_logits"
 
 
 class EngineDead(BefitError):
+    """The engine loop ended; nothing can be served until a restart."""
+
     code = "engine_dead"
 
 
 class ModelError(BefitError):
+    """A model file cannot be used."""
+
     code = "model_error"
 
 
 class CorruptFile(ModelError):
+    """A file is truncated, damaged or hostile; the message says where."""
+
     code = "corrupt_file"
 
 
 class UnsupportedModel(ModelError):
+    """An architecture, tensor type or tokeniser that befit does not run."""
+
     code = "unsupported_model"
 
 
 class TemplateError(ModelError):
+    """The chat template refused the messages."""
+
     code = "template_error"
     status = 400
 
 
 class DoesNotFit(BefitError):
+    """Memory that was accounted for before use is not there."""
+
     code = "does_not_fit"
 
 
 class DownloadError(BefitError):
+    """Fetching a model failed."""
+
     code = "download_failed"
 
 
 class ConfigError(BefitError):
+    """A setting or option is wrong."""
+
     code = "config_error"

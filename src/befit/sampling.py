@@ -22,7 +22,7 @@ class SamplingParams:
     top_p                keep the smallest set of likeliest tokens whose mass reaches p (1 keeps all)
     min_p                drop tokens less likely than min_p times the likeliest (0 drops none)
     typical_p            locally typical sampling, Meister et al., arXiv 2202.00666 (1 is off)
-    repetition_penalty   divides positive and multiplies negative logits of tokens in prompt or output (CTRL, 1909.05858)
+    repetition_penalty   divides positive, multiplies negative logits of tokens in prompt or output (arXiv 1909.05858)
     frequency_penalty    OpenAI: subtracts penalty * (times the token is in the output), -2..2
     presence_penalty     OpenAI: subtracts penalty once if the token is in the output, -2..2
     seed                 the same seed gives the same output, whatever else is in the batch; None draws one
@@ -92,7 +92,9 @@ class SamplingParams:
         for name in ("stop", "bad_words"):
             for text in getattr(self, name):
                 if not isinstance(text, str) or not text:
-                    raise InvalidRequest(f"{name} holds {text!r}; every entry must be a string that is not empty.", name)
+                    raise InvalidRequest(
+                        f"{name} holds {text!r}; every entry must be a string that is not empty.", name
+                    )
         for token, bias in self.logit_bias.items():
             if not isinstance(token, int) or token < 0:
                 raise InvalidRequest(f"logit_bias names token {token!r}; keys are token ids from 0 up.", "logit_bias")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -13,6 +14,8 @@ class Tokenizer(Protocol):
     eos_ids: frozenset[int]
     """Every id that ends a generation: end of sequence, end of turn, end of text."""
     adds_bos: bool
+    control_tokens: Mapping[str, int]
+    """Id of every control token by its spelling."""
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of `text`. add_special: put BOS/EOS where the model's rules want them.

@@ -1,6 +1,7 @@
 """Native and reference backends over the same tiny model."""
 
 import pytest
+
 from befit import backends
 from befit.backends.native import _native
 
@@ -11,19 +12,20 @@ def isa(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture()
+@pytest.fixture
 def load():
     """load(model, name="native", ...) -> a backend with 32 pages."""
 
-    def make(model, name="native", threads=2, max_tokens=256, max_rows=256):
+    def make(model, name="native", threads=2, activation_bits=16):
         return backends.create(
             name,
             model.program,
             model.tensors,
             n_blocks=32,
             threads=threads,
-            max_tokens=max_tokens,
-            max_rows=max_rows,
+            activation_bits=activation_bits,
+            max_tokens=256,
+            max_rows=256,
         )
 
     return make

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from befit.backends.native import _native
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from befit.backends.native import _native
 from support.tiny import random_matrix
 
 QUANTISED = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k")
@@ -82,5 +83,5 @@ def test_a_wrong_byte_count_is_refused():
 
 
 def test_an_unknown_instruction_set_is_refused_with_what_there_is():
-    with pytest.raises(ValueError, match="'sse9' is not available; this machine runs: .*generic"):
+    with pytest.raises(ValueError, match=r"'sse9' is not available; this machine runs: .*generic"):
         _native.matmul("sse9", np.zeros(18, np.uint8), 1, 32, "q4_0", np.zeros((1, 32), np.float32), True)

@@ -1,12 +1,13 @@
 """The native sampler picks what the oracle picks, from the same logits, seed and history."""
 
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from befit.backends.base import SamplerSpec
 from befit.backends.native import _native
 from befit.backends.native.backend import native_sampler
 from befit.backends.reference.sampling import ReferenceSampler, log_softmax, rank_of, survivors, top_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 VOCAB = 300
 ISA = _native.isas()[0]

@@ -1,0 +1,1 @@
+"""The native CPU backend: the C++ core and what drives it."""

@@ -9,7 +9,9 @@ Ints = npt.NDArray[np.int32]
 Part = tuple[int, int, Floats | None, bool, str | None]
 
 def isas() -> list[str]: ...
-def matmul(isa: str, raw: Bytes, rows: int, columns: int, format: str, x: Floats, wide: bool, repeat: int = 1) -> Floats: ...
+def matmul(
+    isa: str, raw: Bytes, rows: int, columns: int, format: str, x: Floats, wide: bool, repeat: int = 1
+) -> Floats: ...
 def dequantize(raw: Bytes, rows: int, columns: int, format: str) -> Floats: ...
 
 class Sampler:
@@ -78,6 +80,7 @@ class Model:
     def finish(self, logits: int, vocab: int) -> None: ...
     def step(
         self,
+        samplers: Sequence[Sampler | None],
         tokens: Ints,
         positions: Ints,
         query_start: Ints,
@@ -86,7 +89,6 @@ class Model:
         rows: Ints,
         targets: Ints,
         logprobs: Ints,
-        samplers: Sequence[Sampler | None],
     ) -> tuple[Ints, Bytes, Floats, Ints, list[list[tuple[int, float]]]]: ...
     def logits(
         self,

@@ -41,6 +41,7 @@ class NativeBackend:
         block_size: int,
         n_blocks: int,
         threads: int,
+        wide: bool,
         max_tokens: int,
         max_rows: int,
         on_progress: Callable[[int, int], None] | None = None,
@@ -51,7 +52,7 @@ class NativeBackend:
         self.block_size = block_size
         self.n_blocks = n_blocks
         self.isa = choose_isa()
-        model = _native.Model(self.isa, threads, os.environ.get('BEFIT_WIDE','1')=='1', max_tokens, max_rows, n_blocks)
+        model = _native.Model(self.isa, threads, wide, max_tokens, max_rows, n_blocks)
         lowering = Lowering(model, program, tensors, on_progress=on_progress, release=release)
         lowering.run()
         self._tables = lowering.tables  # the model reads embedding rows from these as they lie in the file
@@ -75,7 +76,7 @@ class NativeBackend:
 
     def step(self, batch: StepBatch) -> StepResult:
         """See `Backend.step`."""
-        return StepResult(*self.model.step(*_arrays(batch), samplers=batch.samplers))
+        return StepResult(*self.model.step(batch.samplers, *_arrays(batch)))
 
     def logits(self, batch: StepBatch) -> F32:
         """See `Backend.logits`."""

@@ -197,10 +197,14 @@ class Lowering:
         first = self.ops[i]
         assert isinstance(first, Linear)
         end = i + 1
-        while (
-            end < len(self.ops) and isinstance(op := self.ops[end], Linear) and op.x == first.x != self.ops[end - 1].out
-        ):
-            if self._starts_gate(end):
+        while end < len(self.ops):
+            op = self.ops[end]
+            if (
+                not isinstance(op, Linear)
+                or op.x != first.x
+                or _out(self.ops[end - 1]) == op.x
+                or self._starts_gate(end)
+            ):
                 break
             end += 1
         return list(range(i, end))

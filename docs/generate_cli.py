@@ -1,0 +1,36 @@
+"""Write docs/cli.md from the command line's own --help. A test compares the two."""
+
+from pathlib import Path
+
+import click
+
+from befit.cli import VERBS, group
+
+TARGET = Path(__file__).parent / "cli.md"
+HEAD = """\
+# The command line
+
+This page is what `--help` says; `python docs/generate_cli.py` writes it. Exit statuses: 0 done, 1 an error (told in one
+message on standard error), 2 wrong usage, 130 ended by Ctrl-C. [Configuration](configuration.md) says what each setting
+means and what auto makes of it.
+"""
+
+
+def render() -> str:
+    """The page."""
+    parts = [HEAD, _section("befit", group)]
+    context = click.Context(group, info_name="befit")
+    for verb in VERBS:
+        command = group.get_command(context, verb)
+        assert command is not None
+        parts.append(_section(f"befit {verb}", command))
+    return "\n".join(parts)
+
+
+def _section(name: str, command: click.Command) -> str:
+    context = click.Context(command, info_name=name, terminal_width=100, help_option_names=["-h", "--help"])
+    return f"## {name}\n\n```text\n{command.get_help(context)}\n```\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Wire protocols: HTTP requests in, answers and event streams out. One package a protocol."""

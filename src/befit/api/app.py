@@ -1,0 +1,124 @@
+"""The HTTP application: routes, request ids and error shapes put together around one engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+import befit
+from befit.api.generation import ClientGoneError
+from befit.api.metrics import CONTENT_TYPE, Metrics
+from befit.api.middleware import RequestScope
+from befit.api.openai.chat import create_chat_completion
+from befit.api.openai.completions import create_completion
+from befit.api.openai.errors import error_object, error_response, json_response, plain_error
+from befit.api.openai.models import describe_model, list_models
+from befit.api.openai.openapi import openapi
+from befit.api.service import Service
+from befit.errors import BefitError, EngineDead, Overloaded
+
+if TYPE_CHECKING:
+    from befit.api.chat import ChatTemplate
+    from befit.engine.async_engine import AsyncEngine
+
+
+def create_app(
+    engine: AsyncEngine,
+    *,
+    served_name: str,
+    chat_template: ChatTemplate | None = None,
+    aliases: Sequence[str] = (),
+) -> FastAPI:
+    """An ASGI application that serves `engine`, started and stopped by the caller, under `served_name` and `aliases`.
+
+    chat_template: the model's own unless given. The engine's observer becomes the one behind `/metrics`.
+    """
+    if chat_template is None:
+        from befit.api.chat import ChatTemplate
+
+        chat_template = ChatTemplate.from_metadata(engine.model.metadata, engine.model.tokenizer)
+    metrics = Metrics(engine.stats, served_name)
+    engine.observer = metrics
+    service = Service(engine, (served_name, *aliases), chat_template, metrics, befit.__version__)
+    app = FastAPI(title="befit", version=service.version, docs_url=None, redoc_url=None)
+    app.add_middleware(RequestScope, on_error=error_response)
+    app.add_exception_handler(BefitError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientGoneError, _on_client_gone)
+    app.state.service = service
+    _add_openai_routes(app, service)
+    _add_server_routes(app, service)
+    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _add_openai_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models", tags=["openai"])
+    async def models() -> Response:
+        """The models served, with their context lengths."""
+        return json_response(list_models(service))
+
+    @app.get("/v1/models/{name:path}", tags=["openai"])
+    async def model(name: str) -> Response:
+        """One model served."""
+        return json_response(describe_model(service, name))
+
+    @app.post("/v1/completions", tags=["openai"])
+    async def completions(request: Request) -> Response:
+        """Continue one or many prompts."""
+        return await create_completion(service, request)
+
+    @app.post("/v1/chat/completions", tags=["openai"])
+    async def chat_completions(request: Request) -> Response:
+        """Answer a conversation."""
+        return await create_chat_completion(service, request)
+
+
+def _add_server_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/health", tags=["server"])
+    async def health() -> Response:
+        """200 while requests are admitted; 503 when the engine is dead or the server is draining."""
+        if not service.engine.alive:
+            return plain_error(503, error_object(503, "The engine is not running.", EngineDead.code))
+        if service.draining:
+            return plain_error(503, error_object(503, "The server is draining.", Overloaded.code))
+        return json_response({"status": "ok"})
+
+    @app.get("/version", tags=["server"])
+    async def show_version() -> Response:
+        """The version of befit."""
+        return json_response({"version": service.version})
+
+    @app.get("/metrics", tags=["server"])
+    async def metrics() -> Response:
+        """Prometheus metrics."""
+        return Response(await asyncio.to_thread(service.metrics.render), media_type=CONTENT_TYPE)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    return error_response(error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        message = f"There is no route {request.method} {request.url.path[:200]}."
+    elif error.status_code == 405:
+        message = f"{request.url.path[:200]} does not take {request.method}."
+    else:
+        message = str(error.detail)
+    codes = {404: "route_not_found", 405: "method_not_allowed"}
+    response = plain_error(
+        error.status_code, error_object(error.status_code, message, codes.get(error.status_code, "http_error"))
+    )
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_client_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)

