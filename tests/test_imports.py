@@ -18,7 +18,6 @@ ORDER = (
     "engine",
     "sched",
     "cache",
-    "plan",
     "backends",
     "models",
     "tokenizer",
