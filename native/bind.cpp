@@ -161,7 +161,10 @@ nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns,
   }
   Batch batch{};
   batch.tokens_count = n;
-  for (int i = 0; i < repeat; i++) op->run(Step{m, batch, 0, 1});
+  for (int i = 0; i < repeat; i++) {
+    op->next = 0;
+    op->run(Step{m, batch, 0, 1});
+  }
   std::vector<float> y((size_t)n * rows);
   for (int t = 0; t < n; t++) memcpy(&y[(size_t)t * rows], m.values[out].row(m.values[out].shared(), t), rows * sizeof(float));
   return to_numpy({(size_t)n, (size_t)rows}, y.data(), y.size());

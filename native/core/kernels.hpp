@@ -72,11 +72,11 @@ struct AttendCall {
 
 struct Kernels {
   const char* isa;
-  // out[m][16] = the tile's 16 rows times tokens token .. token+count-1; token begins a block and count <= 64. Rows of
+  // out[m][stride], the first 16 of each = the tile's 16 rows times tokens token .. token+count-1; token begins a block and count <= 64. Rows of
   // out up to the end of the last block may be overwritten.
-  void (*gemm)(Format, const uint8_t* tile, const QAct&, int token, int count, float* out);
-  // the same over float activations x[m][stride]
-  void (*gemm_dense)(Format, const uint8_t* tile, int columns, const float* x, size_t stride, int count, float* out);
+  void (*gemm)(Format, const uint8_t* tile, const QAct&, int token, int count, float* out, size_t stride);
+  // the same over float activations x[m][x_stride]
+  void (*gemm_dense)(Format, const uint8_t* tile, int columns, const float* x, size_t x_stride, int count, float* out, size_t stride);
   // groups g0 .. g0+n-1 of one token, from 32*n floats; NaN and infinity survive in d
   void (*quantize)(const float* x, const QAct&, int token, int g0, int n);
   void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);

@@ -8,28 +8,23 @@ namespace {
 
 constexpr int kUnit = 2 * kTileRows;  // rows a thread takes at a time: one group of the next quantised activations
 
-using Tile = float[kCallTokens][kTileRows];
-
 // Tiles `first` and `first + 1` of a matrix times up to kCallTokens tokens, scaled and biased: out[m][32].
 void multiply(const Step& s, const Matrix& w, const Value& x, const Value::View& in, int first, int token, int count,
               const std::vector<float>& bias, float (*out)[kUnit]) {
   for (int half = 0; half < 2; half++) {
-    alignas(64) Tile acc;
+    float* to = out[0] + half * kTileRows;
     if (first + half >= w.tiles()) {
-      for (int m = 0; m < count; m++) memset(out[m] + half * kTileRows, 0, sizeof(float) * kTileRows);
+      for (int m = 0; m < count; m++) memset(to + m * kUnit, 0, sizeof(float) * kTileRows);
       continue;
     }
     const uint8_t* tile = w.tile(first + half);
-    if (is_quantized(w.format)) s.model.kernels.gemm(w.format, tile, in.q, token, count, acc[0]);
-    else s.model.kernels.gemm_dense(w.format, tile, w.columns, x.row(in, token), x.width, count, acc[0]);
-    const int row = (first + half) * kTileRows;
-    for (int m = 0; m < count; m++) {
-      float* y = out[m] + half * kTileRows;
-      for (int r = 0; r < kTileRows; r++) y[r] = acc[m][r] * w.unit;
-      if (!bias.empty())
-        for (int r = 0; r < kTileRows; r++) y[r] += bias[row + r];
-    }
+    if (is_quantized(w.format)) s.model.kernels.gemm(w.format, tile, in.q, token, count, to, kUnit);
+    else s.model.kernels.gemm_dense(w.format, tile, w.columns, x.row(in, token), x.width, count, to, kUnit);
   }
+  if (w.unit != 1)
+    for (int i = 0; i < count * kUnit; i++) out[0][i] *= w.unit;
+  if (!bias.empty())
+    for (int m = 0; m < count; m++) s.model.kernels.add(out[m], bias.data() + first * kTileRows, kUnit, out[m]);
 }
 
 void put(const Step& s, const Value& out, const Value::View& to, int token, int column, const float* y) {

@@ -22,13 +22,13 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-// Tiles 0, 1: tokens by 32 columns, high and low bytes; 2: weights; 4, 5: products. The numbers are parts of the
+// Tiles 0, 1: tokens by 32 columns, high and low bytes; 2: weights; 4 to 7: products. The numbers are parts of the
 // instructions, so they must be literals.
 static void configure() {
   static thread_local bool done = false;
   if (done) return;
   TileConfig c;
-  for (int t = 0; t < 6; t++) {
+  for (int t = 0; t < 8; t++) {
     c.rows[t] = t == 2 ? 8 : 16;
     c.column_bytes[t] = t < 2 ? 32 : 64;
   }
@@ -58,19 +58,36 @@ struct alignas(64) Products {
   int32_t high[kBlockTokens][16], low[kBlockTokens][16];
 };
 
-// 16 tokens times 32 columns.
-template <bool Wide> static inline void multiply(const uint8_t* w, const int8_t* high, const int8_t* low, Products& out) {
+// 16 tokens times 32 columns, into the tiles of one of two slots.
+template <bool Wide, int Slot> static inline void multiply(const uint8_t* w, const int8_t* high, const int8_t* low) {
   _tile_loadd(0, high, kGroup);
+  if constexpr (Wide) _tile_loadd(1, low, kGroup);
   _tile_loadd(2, w, 64);
-  _tile_zero(4);
-  _tile_dpbsud(4, 0, 2);
-  if constexpr (Wide) {
-    _tile_loadd(1, low, kGroup);
-    _tile_zero(5);
-    _tile_dpbsud(5, 1, 2);
-    _tile_stored(5, out.low, 64);
+  if constexpr (Slot == 0) {
+    _tile_zero(4);
+    _tile_dpbsud(4, 0, 2);
+    if constexpr (Wide) {
+      _tile_zero(5);
+      _tile_dpbsud(5, 1, 2);
+    }
+  } else {
+    _tile_zero(6);
+    _tile_dpbsud(6, 0, 2);
+    if constexpr (Wide) {
+      _tile_zero(7);
+      _tile_dpbsud(7, 1, 2);
+    }
   }
-  _tile_stored(4, out.high, 64);
+}
+
+template <bool Wide, int Slot> static inline void store(Products& out) {
+  if constexpr (Slot == 0) {
+    _tile_stored(4, out.high, 64);
+    if constexpr (Wide) _tile_stored(5, out.low, 64);
+  } else {
+    _tile_stored(6, out.high, 64);
+    if constexpr (Wide) _tile_stored(7, out.low, 64);
+  }
 }
 
 template <bool Wide> static inline VF product(const Products& p, int m) {
@@ -79,58 +96,85 @@ template <bool Wide> static inline VF product(const Products& p, int m) {
   return i_float(x);
 }
 
-// Adds `groups` groups, from group g0 on, to out[16][16].
+// One group's products, scaled, into 16 tokens' sums. Inlined by force: the sums must stay in registers.
 template <Format F, bool Wide>
-static void sum_groups(const uint8_t* w, const uint8_t* p, const QAct& act, int token, int g0, int groups, float* out) {
+[[gnu::always_inline]] static inline void add_group(const Products& x, const uint8_t* scales, const float* d, const float* sum,
+                                                    VF (&acc)[kBlockTokens]) {
+  const VF s = f_load16((const uint16_t*)scales);
+  const VF z = is_affine(F) ? f_load16((const uint16_t*)scales + 16) : f_mul(s, f_set(zero_of(F)));
+#pragma GCC unroll 16
+  for (int m = 0; m < kBlockTokens; m++) {
+    const VF t = f_fma(product<Wide>(x, m), f_mul(s, f_set(d[m])), acc[m]);
+    acc[m] = f_fnma(z, f_set(sum[m]), t);
+  }
+}
+
+// Adds `groups` groups, from group g0 on, to out[16][out_stride]. Three groups are in flight: one is multiplied, the one before
+// is stored, the one before that is scaled and summed, because the tile unit and its stores have long latencies.
+template <Format F, bool Wide>
+static void sum_groups(const uint8_t* w, const uint8_t* p, const QAct& act, int token, int g0, int groups, float* out, size_t out_stride) {
   constexpr int bytes = group_bytes(F), step = kBlockTokens * kGroup, stride = F == Format::q8s ? bytes : 512;
   const size_t cell = act.cell(token) + (size_t)g0 * kBlockTokens;
   const int8_t *high = act.high + cell * kGroup, *low = Wide ? act.low + cell * kGroup : high;
-  Products products[2];  // of two groups: the tile unit works on one while the other is scaled and summed
+  const float *d = act.d + cell, *sum = act.sum + cell;
+  const uint8_t* scales = p + integer_bytes(F);
+  Products products[2];
   VF acc[kBlockTokens];
-  for (int m = 0; m < kBlockTokens; m++) acc[m] = g0 ? f_load(out + m * kTileRows) : f_zero();
-  multiply<Wide>(w, high, low, products[0]);
-  for (int g = 0; g < groups; g++) {
-    const int next = g + 1;
-    if (next < groups) multiply<Wide>(w + (size_t)next * stride, high + next * step, low + next * step, products[next & 1]);
-    const uint16_t* scales = (const uint16_t*)(p + (size_t)g * bytes + integer_bytes(F));
-    const float *d = act.d + cell + g * kBlockTokens, *sum = act.sum + cell + g * kBlockTokens;
-    const VF s = f_load16(scales);
-    const VF z = is_affine(F) ? f_load16(scales + 16) : f_mul(s, f_set(zero_of(F)));
 #pragma GCC unroll 16
-    for (int m = 0; m < kBlockTokens; m++) {
-      const VF t = f_fma(product<Wide>(products[g & 1], m), f_mul(s, f_set(d[m])), acc[m]);
-      acc[m] = f_fnma(z, f_set(sum[m]), t);
-    }
+  for (int m = 0; m < kBlockTokens; m++) acc[m] = g0 ? f_load(out + m * out_stride) : f_zero();
+  const auto begin0 = [&](int g) { multiply<Wide, 0>(w + (size_t)g * stride, high + (size_t)g * step, low + (size_t)g * step); };
+  const auto begin1 = [&](int g) { multiply<Wide, 1>(w + (size_t)g * stride, high + (size_t)g * step, low + (size_t)g * step); };
+  int g = 0;
+  begin0(0);
+  store<Wide, 0>(products[0]);
+  if (groups > 1) begin1(1);
+  for (; g + 3 < groups; g += 2) {  // group g is stored and group g + 1 multiplied
+    store<Wide, 1>(products[1]);
+    begin0(g + 2);
+    add_group<F, Wide>(products[0], scales + (size_t)g * bytes, d + g * kBlockTokens, sum + g * kBlockTokens, acc);
+    store<Wide, 0>(products[0]);
+    begin1(g + 3);
+    add_group<F, Wide>(products[1], scales + (size_t)(g + 1) * bytes, d + (g + 1) * kBlockTokens, sum + (g + 1) * kBlockTokens, acc);
   }
-  for (int m = 0; m < kBlockTokens; m++) f_store(out + m * kTileRows, acc[m]);
+  for (; g < groups; g++) {  // the last three at most
+    if (g & 1) {
+      if (g + 1 < groups) store<Wide, 0>(products[0]);
+    } else {
+      if (g + 1 < groups) store<Wide, 1>(products[1]);
+      if (g + 2 < groups) begin0(g + 2);
+    }
+    add_group<F, Wide>(products[g & 1], scales + (size_t)g * bytes, d + g * kBlockTokens, sum + g * kBlockTokens, acc);
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < kBlockTokens; m++) f_store(out + m * out_stride, acc[m]);
 }
 
-template <Format F, bool Wide> static void gemm_width(const uint8_t* p, const QAct& a, int token, int count, float* out) {
+template <Format F, bool Wide> static void gemm_width(const uint8_t* p, const QAct& a, int token, int count, float* out, size_t stride) {
   Panel panel;
   for (int g = 0; g < a.groups; g += kPanelGroups) {
     const int n = a.groups - g < kPanelGroups ? a.groups - g : kPanelGroups;
     const uint8_t* from = p + (size_t)g * group_bytes(F);
     const uint8_t* w = widen<F>(from, n, panel);
-    for (int t = 0; t < count; t += kBlockTokens) sum_groups<F, Wide>(w, from, a, token + t, g, n, out + t * kTileRows);
+    for (int t = 0; t < count; t += kBlockTokens) sum_groups<F, Wide>(w, from, a, token + t, g, n, out + t * stride, stride);
   }
 }
 
-template <Format F> static void gemm_format(const uint8_t* p, const QAct& a, int token, int count, float* out) {
+template <Format F> static void gemm_format(const uint8_t* p, const QAct& a, int token, int count, float* out, size_t stride) {
   configure();
-  if (a.low) gemm_width<F, true>(p, a, token, count, out);
-  else gemm_width<F, false>(p, a, token, count, out);
+  if (a.low) gemm_width<F, true>(p, a, token, count, out, stride);
+  else gemm_width<F, false>(p, a, token, count, out, stride);
 }
 
-static void gemm(Format f, const uint8_t* p, const QAct& a, int token, int count, float* out) {
+static void gemm(Format f, const uint8_t* p, const QAct& a, int token, int count, float* out, size_t stride) {
   if (count >= kFewest) switch (f) {
-      case Format::q4a: return gemm_format<Format::q4a>(p, a, token, count, out);
-      case Format::q4s: return gemm_format<Format::q4s>(p, a, token, count, out);
-      case Format::q5a: return gemm_format<Format::q5a>(p, a, token, count, out);
-      case Format::q5s: return gemm_format<Format::q5s>(p, a, token, count, out);
-      case Format::q8s: return gemm_format<Format::q8s>(p, a, token, count, out);
+      case Format::q4a: return gemm_format<Format::q4a>(p, a, token, count, out, stride);
+      case Format::q4s: return gemm_format<Format::q4s>(p, a, token, count, out, stride);
+      case Format::q5a: return gemm_format<Format::q5a>(p, a, token, count, out, stride);
+      case Format::q5s: return gemm_format<Format::q5s>(p, a, token, count, out, stride);
+      case Format::q8s: return gemm_format<Format::q8s>(p, a, token, count, out, stride);
       default: break;
     }
-  kernels_avx512()->gemm(f, p, a, token, count, out);
+  kernels_avx512()->gemm(f, p, a, token, count, out, stride);
 }
 
 }  // namespace befit::amx

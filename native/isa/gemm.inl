@@ -28,7 +28,7 @@ template <Format F, bool Wide, int N, int T> static inline void dot(const VI* w,
   }
 }
 
-template <Format F, bool Wide, int M> static void gemm_tile(const uint8_t* p, const QAct& act, int token, float* out) {
+template <Format F, bool Wide, int M> static void gemm_tile(const uint8_t* p, const QAct& act, int token, float* out, size_t stride) {
   const size_t cell = act.cell(token);
   const int8_t *high = act.high + cell * kGroup, *low = Wide ? act.low + cell * kGroup : nullptr;
   const float *d = act.d + cell, *sum = act.sum + cell;
@@ -85,40 +85,40 @@ template <Format F, bool Wide, int M> static void gemm_tile(const uint8_t* p, co
     half += 2 * kBlockTokens;
   }
   for (int m = 0; m < M; m++)
-    for (int h = 0; h < NV; h++) f_store(out + m * kTileRows + h * kLanes, acc[h][m]);
+    for (int h = 0; h < NV; h++) f_store(out + m * stride + h * kLanes, acc[h][m]);
 }
 
-template <Format F, bool Wide> static void gemm_count(const uint8_t* p, const QAct& a, int token, int count, float* out) {
+template <Format F, bool Wide> static void gemm_count(const uint8_t* p, const QAct& a, int token, int count, float* out, size_t stride) {
   while (count > 0) {
     int m = count < kMaxTokens ? count : kMaxTokens;  // divides a block, so a call never crosses one
     if (m == 5 || m == 7) m--;
     switch (m) {
-      case 1: gemm_tile<F, Wide, 1>(p, a, token, out); break;
-      case 2: gemm_tile<F, Wide, 2>(p, a, token, out); break;
-      case 3: gemm_tile<F, Wide, kMaxTokens < 3 ? 1 : 3>(p, a, token, out); break;
-      case 4: gemm_tile<F, Wide, kMaxTokens < 4 ? 1 : 4>(p, a, token, out); break;
-      case 6: gemm_tile<F, Wide, kMaxTokens < 6 ? 1 : 6>(p, a, token, out); break;
-      default: gemm_tile<F, Wide, kMaxTokens < 8 ? 1 : 8>(p, a, token, out); break;
+      case 1: gemm_tile<F, Wide, 1>(p, a, token, out, stride); break;
+      case 2: gemm_tile<F, Wide, 2>(p, a, token, out, stride); break;
+      case 3: gemm_tile<F, Wide, kMaxTokens < 3 ? 1 : 3>(p, a, token, out, stride); break;
+      case 4: gemm_tile<F, Wide, kMaxTokens < 4 ? 1 : 4>(p, a, token, out, stride); break;
+      case 6: gemm_tile<F, Wide, kMaxTokens < 6 ? 1 : 6>(p, a, token, out, stride); break;
+      default: gemm_tile<F, Wide, kMaxTokens < 8 ? 1 : 8>(p, a, token, out, stride); break;
     }
     token += m;
     count -= m;
-    out += m * kTileRows;
+    out += m * stride;
   }
 }
 
-template <Format F> static void gemm_width(const uint8_t* p, const QAct& a, int token, int count, float* out) {
-  if (a.low) gemm_count<F, true>(p, a, token, count, out);
-  else gemm_count<F, false>(p, a, token, count, out);
+template <Format F> static void gemm_width(const uint8_t* p, const QAct& a, int token, int count, float* out, size_t stride) {
+  if (a.low) gemm_count<F, true>(p, a, token, count, out, stride);
+  else gemm_count<F, false>(p, a, token, count, out, stride);
 }
 
-static void gemm(Format f, const uint8_t* p, const QAct& a, int token, int count, float* out) {
+static void gemm(Format f, const uint8_t* p, const QAct& a, int token, int count, float* out, size_t stride) {
   switch (f) {
-    case Format::q4a: return gemm_width<Format::q4a>(p, a, token, count, out);
-    case Format::q4s: return gemm_width<Format::q4s>(p, a, token, count, out);
-    case Format::q5a: return gemm_width<Format::q5a>(p, a, token, count, out);
-    case Format::q5s: return gemm_width<Format::q5s>(p, a, token, count, out);
-    case Format::q6s: return gemm_width<Format::q6s>(p, a, token, count, out);
-    default: return gemm_width<Format::q8s>(p, a, token, count, out);
+    case Format::q4a: return gemm_width<Format::q4a>(p, a, token, count, out, stride);
+    case Format::q4s: return gemm_width<Format::q4s>(p, a, token, count, out, stride);
+    case Format::q5a: return gemm_width<Format::q5a>(p, a, token, count, out, stride);
+    case Format::q5s: return gemm_width<Format::q5s>(p, a, token, count, out, stride);
+    case Format::q6s: return gemm_width<Format::q6s>(p, a, token, count, out, stride);
+    default: return gemm_width<Format::q8s>(p, a, token, count, out, stride);
   }
 }
 
@@ -128,7 +128,7 @@ template <Format F> static inline VF load_dense(const uint8_t* p, int lane) {
   return f_loadbf((const uint16_t*)p + lane);
 }
 
-template <Format F, int M> static void dense_tile(const uint8_t* p, int columns, const float* x, size_t stride, float* out) {
+template <Format F, int M> static void dense_tile(const uint8_t* p, int columns, const float* x, size_t x_stride, float* out, size_t stride) {
   // Two sums for even and odd columns hide the latency of the multiply-add when few tokens share the call.
   VF acc[2][NV][M];
   for (int o = 0; o < 2; o++)
@@ -141,28 +141,28 @@ template <Format F, int M> static void dense_tile(const uint8_t* p, int columns,
       const VF w = load_dense<F>(p, h * kLanes);
 #pragma GCC unroll 8
       for (int m = 0; m < M; m++)
-        (o ? acc[1] : acc[0])[h][m] = f_fma(w, f_set(x[m * stride + k]), (o ? acc[1] : acc[0])[h][m]);
+        (o ? acc[1] : acc[0])[h][m] = f_fma(w, f_set(x[m * x_stride + k]), (o ? acc[1] : acc[0])[h][m]);
     }
     p += kTileRows * element_bytes(F);
   }
   for (int m = 0; m < M; m++)
-    for (int h = 0; h < NV; h++) f_store(out + m * kTileRows + h * kLanes, f_add(acc[0][h][m], acc[1][h][m]));
+    for (int h = 0; h < NV; h++) f_store(out + m * stride + h * kLanes, f_add(acc[0][h][m], acc[1][h][m]));
 }
 
-template <Format F> static void dense_count(const uint8_t* p, int columns, const float* x, size_t stride, int count, float* out) {
+template <Format F> static void dense_count(const uint8_t* p, int columns, const float* x, size_t x_stride, int count, float* out, size_t stride) {
   while (count > 0) {
     const int m = count >= 4 && kMaxTokens >= 4 ? 4 : count >= 2 ? 2 : 1;
-    if (m == 4) dense_tile<F, kMaxTokens < 4 ? 1 : 4>(p, columns, x, stride, out);
-    else if (m == 2) dense_tile<F, 2>(p, columns, x, stride, out);
-    else dense_tile<F, 1>(p, columns, x, stride, out);
-    x += m * stride;
+    if (m == 4) dense_tile<F, kMaxTokens < 4 ? 1 : 4>(p, columns, x, x_stride, out, stride);
+    else if (m == 2) dense_tile<F, 2>(p, columns, x, x_stride, out, stride);
+    else dense_tile<F, 1>(p, columns, x, x_stride, out, stride);
+    x += m * x_stride;
     count -= m;
-    out += m * kTileRows;
+    out += m * stride;
   }
 }
 
-static void gemm_dense(Format f, const uint8_t* p, int columns, const float* x, size_t stride, int count, float* out) {
-  if (f == Format::f32) return dense_count<Format::f32>(p, columns, x, stride, count, out);
-  if (f == Format::f16) return dense_count<Format::f16>(p, columns, x, stride, count, out);
-  return dense_count<Format::bf16>(p, columns, x, stride, count, out);
+static void gemm_dense(Format f, const uint8_t* p, int columns, const float* x, size_t x_stride, int count, float* out, size_t stride) {
+  if (f == Format::f32) return dense_count<Format::f32>(p, columns, x, x_stride, count, out, stride);
+  if (f == Format::f16) return dense_count<Format::f16>(p, columns, x, x_stride, count, out, stride);
+  return dense_count<Format::bf16>(p, columns, x, x_stride, count, out, stride);
 }
