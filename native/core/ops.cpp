@@ -245,7 +245,9 @@ void ElementOp::run(const Step& s) {
     }
     const Value& dst = s.model.values[out];
     const Value::View& view = dst.shared();
-    float* y = dst.row(view, t);
+    thread_local static std::vector<float> buffer;
+    buffer.resize(dst.width);
+    float* y = dst.floats ? dst.row(view, t) : buffer.data();
     if (kind == activate) s.model.kernels.activate(act, src.row(in, t), src.width, y);
     else {
       const Value& other = s.model.values[b];

@@ -2,7 +2,7 @@
 
 The program's ops are taken in order. Where a value has one reader the two ops are fused: matrices over one input run
 as one piece of work, `act(gate) * up` and `act(x)` are applied as rows are finished, and a result that is only added to
-the residual stream is added in place. A value is kept as float32, as int8 groups, or both, by what its readers need.
+the residual stream is added in place. A value is kept as float32, as integers, or both, by what its readers need.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from befit.backends.native import _native
+from befit.backends.native.uses import Buffer, Uses, out_of
 from befit.errors import UnsupportedModel
 from befit.models.program import Act, Add, Attention, Embed, GatedAct, Linear, Logits, Norm, Op, Program, Rope
 from befit.weights.tensor import F32, U8, DenseTensor, QuantTensor, Tensor
-
-MatrixReader = Linear | Logits
 
 
 class Lowering:
@@ -39,13 +38,9 @@ class Lowering:
         self.release = release
         self.tables: list[U8] = []
         self._lookups = {op.weight for op in program.ops if isinstance(op, Embed)}
-        self._readers = [_readers(program.ops, i) for i in range(len(program.ops))]
+        self._uses = Uses(program.ops, tensors)
         self._fused = [False] * len(program.ops)
-        self._widths = self._all_widths()
-        self._sharing: dict[tuple[str, int, bool], list[int]] = {}
-        for i, op in enumerate(self.ops):
-            self._sharing.setdefault((_out(op), self._widths[i], self._rows_only(i)), []).append(i)
-        self._values: dict[tuple[str, int, bool], int] = {}
+        self._values: dict[Buffer, int] = {}
         self._current: dict[str, int] = {}
         self._matrices: dict[str, int] = {}
         self._ropes: dict[Rope, int] = {}
@@ -86,13 +81,13 @@ class Lowering:
         self._progress(tensor)
         out = self._write(i)
         self.model.embed(raw, tensor.shape[0], tensor.shape[1], name, out, op.scale)
-        if self._int8(i):
+        if self._uses.forms(self._uses.buffer(i)).integers:
             self.model.element("quantize", out, -1, -1, "silu", False)
 
     def _norm(self, i: int, op: Norm) -> None:
-        if self._widths[i] % 32:
+        if self._uses.widths[i] % 32:
             raise UnsupportedModel(
-                f"{op.weight} has width {self._widths[i]}; the native backend needs a multiple of 32."
+                f"{op.weight} has width {self._uses.widths[i]}; the native backend needs a multiple of 32."
             )
         x = self._read(op.x)
         target = self._residual(i)
@@ -104,7 +99,7 @@ class Lowering:
             op.kind == "layer",
             op.eps,
             target is not None,
-            self._rows_only(i),
+            self._uses.rows_only(i),
         )
 
     def _linear(self, i: int, op: Linear) -> None:
@@ -125,13 +120,17 @@ class Lowering:
         target = self._residual(i)
         if target is not None:
             return (matrix, target, bias, True, None)
-        reader = self._only_reader(i)
-        if reader is not None and isinstance(following := self.ops[reader], Act):
-            self._fused[reader] = True
-            return (matrix, self._write(i, fused=reader), bias, False, following.fn)
+        if self._uses.only_reader(i) == i + 1 and isinstance(following := self.ops[i + 1], Act):
+            self._fused[i + 1] = True
+            return (matrix, self._write(i + 1), bias, False, following.fn)
         return (matrix, self._write(i), bias, False, None)
 
     def _attention(self, i: int, op: Attention) -> None:
+        if op.head_dim % 32 or op.head_dim > 512 or op.n_heads % op.n_kv_heads:
+            raise UnsupportedModel(
+                f"Layer {op.layer} has {op.n_heads} heads of size {op.head_dim} over {op.n_kv_heads} KV heads; the "
+                "native backend needs a size that is a multiple of 32, at most 512, and whole groups of heads."
+            )
         self.model.attention(
             self._read(op.q),
             self._read(op.k),
@@ -154,7 +153,7 @@ class Lowering:
 
     def _logits(self, op: Logits) -> None:
         x = self._read(op.x)
-        if x not in [value for (_, _, rows_only), value in self._values.items() if rows_only]:
+        if x not in [value for buffer, value in self._values.items() if buffer.rows_only]:
             raise UnsupportedModel(f"The head {op.weight} must read a norm of its own; {op.x!r} is none.")
         out = self.model.value(self.program.vocab_size, True, False, False)
         self.model.linear(x, [(self._matrix(op.weight), out, None, False, None)], True)
@@ -189,7 +188,7 @@ class Lowering:
             and isinstance(act, GatedAct)
             and gate.x == up.x
             and (act.gate, act.up) == (gate.out, up.out)
-            and self._only_reader(i) == self._only_reader(i + 1) == i + 2
+            and self._uses.only_reader(i) == self._uses.only_reader(i + 1) == i + 2
         )
 
     def _siblings(self, i: int) -> list[int]:
@@ -202,7 +201,7 @@ class Lowering:
             if (
                 not isinstance(op, Linear)
                 or op.x != first.x
-                or _out(self.ops[end - 1]) == op.x
+                or out_of(self.ops[end - 1]) == op.x
                 or self._starts_gate(end)
             ):
                 break
@@ -211,22 +210,18 @@ class Lowering:
 
     def _residual(self, i: int) -> int | None:
         """The residual value that op i's result is only added to, directly after it, if there is one."""
-        reader = self._only_reader(i)
+        reader = self._uses.only_reader(i)
         if reader != i + 1 or not isinstance(add := self.ops[reader], Add):
             return None
-        out = _out(self.ops[i])
-        if add.a == add.b or add.out != (add.b if add.a == out else add.a) or self._int8(reader):
+        out = out_of(self.ops[i])
+        if add.a == add.b or add.out != (add.b if add.a == out else add.a):
+            return None
+        if isinstance(op := self.ops[i], Linear) and op.x == add.out:  # rows would change while others are computed
+            return None
+        if self._uses.forms(self._uses.buffer(reader)).integers:  # which adding in place would not write
             return None
         self._fused[reader] = True
         return self._read(add.out)
-
-    def _int8(self, i: int) -> bool:
-        """Whether the buffer of op i's result also has an int8 form."""
-        return self._needs((_out(self.ops[i]), self._widths[i], self._rows_only(i)))[1]
-
-    def _only_reader(self, i: int) -> int | None:
-        readers = self._readers[i]
-        return readers[0] if len(readers) == 1 else None
 
     # Values and weights
 
@@ -236,62 +231,13 @@ class Lowering:
             raise UnsupportedModel(f"The program reads {name!r} before any op writes it.")
         return self._current[name]
 
-    def _write(self, i: int, *, fused: int | None = None) -> int:
-        """The native value for the result of op i (of op `fused`, when i's result only passes through it).
-
-        Results of one name, width and kind share a buffer: their lives do not overlap.
-        """
-        i = i if fused is None else fused
-        name = _out(self.ops[i])
-        key = (name, self._widths[i], self._rows_only(i))
-        if key not in self._values:
-            self._values[key] = self.model.value(self._widths[i], *self._needs(key))
-        self._current[name] = self._values[key]
-        return self._values[key]
-
-    def _needs(self, key: tuple[str, int, bool]) -> tuple[bool, bool, bool]:
-        """(float32 needed, int8 needed, may every thread compute its own copy) over all results that share a buffer."""
-        floats = quantized = False
-        local = True
-        for i in self._sharing[key]:
-            op = self.ops[i]
-            local = local and isinstance(op, Norm)
-            floats |= isinstance(op, Embed | Add)
-            for r in self._readers[i]:
-                reader = self.ops[r]
-                if isinstance(reader, MatrixReader):
-                    quant = isinstance(self.tensors[reader.weight], QuantTensor)
-                    quantized |= quant
-                    floats |= not quant
-                else:
-                    floats, local = True, False
-        return floats, quantized, local
-
-    def _rows_only(self, i: int) -> bool:
-        """Whether op i is the norm that only the head reads: computed for the rows that need logits."""
-        return isinstance(self.ops[i], Norm) and [type(self.ops[r]) for r in self._readers[i]] == [Logits]
-
-    def _all_widths(self) -> list[int]:
-        """The width of each op's result."""
-        known: dict[str, int] = {}
-        widths = []
-        for op in self.ops:
-            match op:
-                case Embed(weight=weight):
-                    width = self.tensors[weight].shape[1]
-                case Linear(weight=weight) | Norm(weight=weight) | Logits(weight=weight):
-                    width = self.tensors[weight].shape[0]
-                case Attention():
-                    width = op.n_heads * op.head_dim
-                case GatedAct():
-                    width = known[op.gate]
-                case Act():
-                    width = known[op.x]
-                case Add():
-                    width = known[op.a]
-            known[_out(op)] = width
-            widths.append(width)
-        return widths
+    def _write(self, i: int) -> int:
+        """The native value for the result of op i."""
+        buffer = self._uses.buffer(i)
+        if buffer not in self._values:
+            self._values[buffer] = self.model.value(buffer.width, *self._uses.forms(buffer))
+        self._current[buffer.name] = self._values[buffer]
+        return self._values[buffer]
 
     def _matrix(self, name: str) -> int:
         if name not in self._matrices:
@@ -319,23 +265,6 @@ class Lowering:
         self._done = min(self._done + tensor.nbytes, self._total)
         if self.on_progress:
             self.on_progress(self._done, self._total)
-
-
-def _out(op: Op) -> str:
-    return "logits" if isinstance(op, Logits) else op.out
-
-
-def _readers(ops: tuple[Op, ...], i: int) -> list[int]:
-    """The ops that read what op i writes, up to the op that writes the name anew (which may read it too)."""
-    out = _out(ops[i])
-    readers = []
-    for j in range(i + 1, len(ops)):
-        op = ops[j]
-        if out in [getattr(op, field, None) for field in ("x", "a", "b", "q", "k", "v", "gate", "up")]:
-            readers.append(j)
-        if _out(op) == out:
-            break
-    return readers
 
 
 def _raw(tensor: Tensor) -> tuple[U8, str]:
