@@ -29,6 +29,9 @@ constexpr bool is_quantized(Format f) { return f <= Format::q8s; }
 constexpr int zero_of(Format f) {
   return f == Format::q4s ? 8 : f == Format::q5s ? 16 : f == Format::q6s ? 32 : f == Format::q8s ? 128 : 0;
 }
+constexpr int bits_of(Format f) {
+  return f == Format::q4a || f == Format::q4s ? 4 : f == Format::q5a || f == Format::q5s ? 5 : f == Format::q6s ? 6 : 8;
+}
 constexpr bool is_affine(Format f) { return f == Format::q4a || f == Format::q5a; }
 constexpr int integer_bytes(Format f) {  // of one group of one tile
   switch (f) {

@@ -1,13 +1,16 @@
 // Matrix kernels over packed tiles. The order of float operations for one token never depends on how many tokens share
 // the call, so a request's numbers do not change with its company in the batch.
 
-template <Format F> static inline VI dot4(VI acc, VI w, const int8_t* a) {
-  return F == Format::q8s ? i_dot8(acc, w, a) : i_dot(acc, w, a);
-}
-
 // Products of N vectors of weights, from w, with the activations of T tokens at the same columns. Integer sums are exact
 // in any order: several chains run side by side because one chain alone would wait for the multiplier's latency.
 template <Format F, bool Wide, int N, int T> static inline void dot(const VI* w, const int8_t* high, const int8_t* low, VI (&out)[T]) {
+  if constexpr (kShortSums && F != Format::q8s) {
+    for (int t = 0; t < T; t++) {
+      out[t] = i_dot_short<bits_of(F), N>(w, high + t * kGroup);
+      if constexpr (Wide) out[t] = i_add(i_shl<8>(out[t]), i_dot_short<bits_of(F), N>(w, low + t * kGroup));
+    }
+    return;
+  }
   constexpr int C = T == 1 ? 4 : T == 2 ? 2 : 1, L = Wide ? 2 : 1;
   VI x[L][T][C];
   for (int l = 0; l < L; l++)
@@ -17,8 +20,8 @@ template <Format F, bool Wide, int N, int T> static inline void dot(const VI* w,
   for (int j = 0; j < N; j++)
 #pragma GCC unroll 4
     for (int t = 0; t < T; t++) {
-      x[0][t][j % C] = dot4<F>(x[0][t][j % C], w[j], high + t * kGroup + 4 * j);
-      if constexpr (Wide) x[1][t][j % C] = dot4<F>(x[1][t][j % C], w[j], low + t * kGroup + 4 * j);
+      x[0][t][j % C] = i_dot(x[0][t][j % C], w[j], high + t * kGroup + 4 * j);
+      if constexpr (Wide) x[1][t][j % C] = i_dot(x[1][t][j % C], w[j], low + t * kGroup + 4 * j);
     }
 #pragma GCC unroll 4
   for (int t = 0; t < T; t++) {

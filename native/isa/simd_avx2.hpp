@@ -75,13 +75,21 @@ static inline VI bcast4(const int8_t* a) {
   __builtin_memcpy(&x, a, 4);
   return _mm256_set1_epi32(x);
 }
-// weights of 6 bits at most: two products fit 16 bits
-static inline VI i_dot(VI acc, VI w, const int8_t* a) {
-  VI p = _mm256_maddubs_epi16(w, bcast4(a));
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
+// Sum over N vectors of weights of at most 6 bits. Sums of two products fit 16 bits, and so do several of them: 8 at
+// 4 bits (8 x 2 x 15 x 128), 4 at 5 bits, 2 at 6 bits. Only then are they widened.
+constexpr bool kShortSums = true;
+template <int Bits, int N> static inline VI i_dot_short(const VI* w, const int8_t* a) {
+  constexpr int fit = Bits == 4 ? 8 : Bits == 5 ? 4 : 2, step = fit < N ? fit : N;
+  VI total = i_zero();
+  for (int j = 0; j < N; j += step) {
+    VI s = _mm256_maddubs_epi16(w[j], bcast4(a + 4 * j));
+    for (int i = 1; i < step; i++) s = _mm256_add_epi16(s, _mm256_maddubs_epi16(w[j + i], bcast4(a + 4 * (j + i))));
+    total = _mm256_add_epi32(total, _mm256_madd_epi16(s, _mm256_set1_epi16(1)));
+  }
+  return total;
 }
 // weights of 8 bits: even and odd bytes apart, so that no sum of two products can saturate
-static inline VI i_dot8(VI acc, VI w, const int8_t* a) {
+static inline VI i_dot(VI acc, VI w, const int8_t* a) {
   const VI ones = _mm256_set1_epi16(1), low = _mm256_set1_epi16(0x00ff);
   VI x = bcast4(a);
   VI even = _mm256_maddubs_epi16(_mm256_and_si256(w, low), x);

@@ -4,6 +4,7 @@
 
 constexpr int kLanes = 16;
 constexpr int kMaxTokens = 8;   // tokens one GEMM call interleaves
+constexpr bool kShortSums = false;  // i_dot is as good as it gets
 constexpr int kMaxRows = 8;     // query rows one attention call interleaves
 using VF = __m512;
 using VI = __m512i;
@@ -63,7 +64,6 @@ static inline VI i_dot(VI acc, VI w, const int8_t* a) {
   __builtin_memcpy(&x, a, 4);
   return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x));
 }
-// the same for 8-bit weights, where products of two may leave 16 bits
-static inline VI i_dot8(VI acc, VI w, const int8_t* a) { return i_dot(acc, w, a); }
 static inline void i_store8(int8_t* p, VI a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(a)); }
 static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+template <int Bits, int N> static inline VI i_dot_short(const VI*, const int8_t*);  // not used here

@@ -3,6 +3,7 @@
 
 constexpr int kLanes = 4;
 constexpr int kMaxTokens = 2;
+constexpr bool kShortSums = false;  // i_dot is as good as it gets
 constexpr int kMaxRows = 2;
 typedef float VF __attribute__((vector_size(16)));
 typedef int32_t VI __attribute__((vector_size(16)));
@@ -84,8 +85,8 @@ static inline VI i_dot(VI acc, VI w, const int8_t* a) {
   for (int i = 0; i < 4; i++) acc[i] += b[4 * i] * a[0] + b[4 * i + 1] * a[1] + b[4 * i + 2] * a[2] + b[4 * i + 3] * a[3];
   return acc;
 }
-static inline VI i_dot8(VI acc, VI w, const int8_t* a) { return i_dot(acc, w, a); }
 static inline void i_store8(int8_t* p, VI a) {
   for (int i = 0; i < 4; i++) p[i] = (int8_t)(a[i] > 127 ? 127 : a[i] < -128 ? -128 : a[i]);
 }
 static inline void prefetch(const void* p) { __builtin_prefetch(p); }
+template <int Bits, int N> static inline VI i_dot_short(const VI*, const int8_t*);  // not used here
