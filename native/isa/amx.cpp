@@ -180,9 +180,11 @@ static void gemm(Format f, const uint8_t* p, const QAct& a, int token, int count
 }  // namespace befit::amx
 
 const befit::Kernels* befit::kernels_amx() {
-  static Kernels table;
-  table = *kernels_avx512();
-  table.isa = "amx";
-  table.gemm = amx::gemm;
+  static const Kernels table = [] {
+    Kernels k = *kernels_avx512();
+    k.isa = "amx";
+    k.gemm = amx::gemm;
+    return k;
+  }();
   return &table;
 }
