@@ -6,9 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from befit import store
 from befit.errors import BefitError
+
+# The same examples in every run, so that a run says something about the code and not about luck. To look for new ones:
+# pytest --hypothesis-profile=default
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 _SMOLLM2 = pytest.StashKey["Path | BefitError"]()
 

@@ -216,6 +216,7 @@ ANY_VALUE = st.one_of(
     st.text(max_size=5),
     st.sampled_from(["none", "linear", "llama3", "yarn"]),
     st.lists(st.one_of(st.integers(-5, 2**40), st.floats()), max_size=3).map(np.array),
+    st.lists(st.one_of(st.integers(-5, 2**64), st.floats(), st.text(max_size=5)), max_size=3),
     st.none(),
 )
 KEYS = [

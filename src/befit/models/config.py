@@ -201,9 +201,7 @@ class _Reader:
         value = self.get(key, default)
         if value is None:
             raise UnsupportedModel(f"the file has no {self.full(key)}, which a {self.arch} model needs.")
-        if not isinstance(value, bool | int | float | np.number | np.bool_) or not math.isfinite(value):
-            raise UnsupportedModel(f"{self.full(key)} is {value!r}; it must be one finite number.")
-        return float(value)
+        return self._finite(key, value)
 
     def positive(self, key: str, *, default: float | None = None, above: float = 0.0) -> Any:
         """A number above `above`; None only where the default is None and the key is absent."""
@@ -232,7 +230,15 @@ class _Reader:
             return (self.integer(key, low=1),) * n
         if len(value) != n:
             raise UnsupportedModel(f"{self.full(key)} has {len(value)} entries for {n} layers.")
-        return tuple(self._checked(f"{key}[{i}]", float(entry), 1, 2**31 - 1) for i, entry in enumerate(value))
+        return tuple(self._entry(f"{key}[{i}]", entry) for i, entry in enumerate(value))
+
+    def _entry(self, key: str, value: Any) -> int:
+        return self._checked(key, self._finite(key, value), 1, 2**31 - 1)
+
+    def _finite(self, key: str, value: Any) -> float:
+        if not isinstance(value, bool | int | float | np.number | np.bool_) or not math.isfinite(value):
+            raise UnsupportedModel(f"{self.full(key)} is {value!r}; it must be one finite number.")
+        return float(value)
 
     def _checked(self, key: str, value: float, low: int, high: int) -> int:
         if value != int(value) or not low <= value <= high:
