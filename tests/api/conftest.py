@@ -95,6 +95,8 @@ class FakeEngine:
             backend="reference",
             prefix_cache=True,
             max_queue=8,
+            speculation="off",
+            draft=None,
         )
         self.model = SimpleNamespace(name="fake", tokenizer=ByteTokenizer(), config=config, metadata={})
 

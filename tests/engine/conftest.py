@@ -174,6 +174,8 @@ def _make_model(**changes: Any) -> LoadedModel:
         "backend": "fake",
         "prefix_cache": True,
         "max_queue": 1000,
+        "speculation": "off",
+        "draft": None,
     }
     config = EngineConfig(**{"activation_bits": 16, **settings, **changes})
     backend = FakeBackend(config.n_blocks, config.block_size)

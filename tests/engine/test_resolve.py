@@ -94,6 +94,6 @@ def test_many_sequences_raise_the_token_budget(tmp_path: Path) -> None:
 
 def test_the_table_names_every_setting(tmp_path: Path) -> None:
     text = table(config(tmp_path, threads=3), PROGRAM, name="tiny", weight_bytes=GB)
-    assert len(text.splitlines()) == 5
+    assert len(text.splitlines()) == 6
     for part in ("tiny", "8192 tokens", "32768", "prefix cache on", "64 sequences", "512 tokens a step", "3 threads"):
         assert part in text

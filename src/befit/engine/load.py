@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 from befit.backends.base import Backend
 from befit.config import EngineConfig, EngineOptions
+from befit.engine.speculation.load import DraftFile, LoadedDraft
 from befit.models.program import Program
 from befit.tokenizer.base import Tokenizer
 
@@ -30,11 +31,14 @@ class LoadedModel:
     backend: Backend
     config: EngineConfig
     release: Callable[[], None] = lambda: None
+    draft: LoadedDraft | None = None
 
     def close(self) -> None:
         """Free weights and KV pool. The model is not used afterwards."""
         self.backend.close()
         self.release()
+        if self.draft is not None:
+            self.draft.close()
 
 
 def load_model(
@@ -60,12 +64,17 @@ def load_model(
     path = store.resolve(ref, progress=progress)
     name = _served_name(ref, path)
     file = GGUFFile.open(path)
+    draft: DraftFile | None = None
     try:
         program = models.describe(file.metadata, file.shapes, lambda key: file.tensors[key].dequantize())
         weights = {key: file.tensors[key] for key in program.weight_names()}
         weight_bytes = sum(tensor.nbytes for tensor in weights.values())
-        config = resolve(options, program, weight_bytes=weight_bytes)
-        settings = table(config, program, name=name, weight_bytes=weight_bytes)
+        if options.draft is not None:
+            draft = DraftFile(options.draft, file.metadata, progress=progress)
+            weight_bytes += draft.weight_bytes
+        drafts = draft.program if draft is not None else None
+        config = resolve(options, program, weight_bytes=weight_bytes, draft=drafts)
+        settings = table(config, program, name=name, weight_bytes=weight_bytes, draft=drafts)
         log.info("Settings:\n%s", settings)
         if report is not None:
             report(settings)
@@ -86,10 +95,15 @@ def load_model(
                 release=file.release,
             )
             tokens = pending.result()
+        loaded = LoadedModel(name, path, file.metadata, program, tokens, backend, config, release=file.close)
+        if draft is not None:
+            loaded.draft = draft.load(config)
     except BaseException:
         file.close()
+        if draft is not None:
+            draft.close()
         raise
-    return LoadedModel(name, path, file.metadata, program, tokens, backend, config, release=file.close)
+    return loaded
 
 
 def _served_name(ref: str, path: Path) -> str:

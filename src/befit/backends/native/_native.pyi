@@ -89,6 +89,7 @@ class Model:
         rows: Ints,
         targets: Ints,
         logprobs: Ints,
+        drafts: Ints,
     ) -> tuple[Ints, Bytes, Floats, Ints, list[list[tuple[int, float]]]]: ...
     def logits(
         self,
@@ -100,4 +101,5 @@ class Model:
         rows: Ints,
         targets: Ints,
         logprobs: Ints,
+        drafts: Ints,
     ) -> Floats: ...
