@@ -182,12 +182,15 @@ class ReferenceBackend:
             raise ValueError(f"token ids must be in 0..{vocab - 1}")
         if n_rows and batch.targets.max() >= vocab:
             raise ValueError(f"targets must be in 0..{vocab - 1}, or negative to sample")
-        for r in np.flatnonzero(batch.drafts >= 0).tolist() if batch.drafts is not None else []:
+        drafts = [] if batch.drafts is None else batch.drafts.tolist()
+        for r, draft in enumerate(drafts):
+            if draft < 0:
+                continue
             after = int(batch.rows[r]) + 1
             if r + 1 >= n_rows or batch.rows[r + 1] != after or batch.samplers[r + 1] is not batch.samplers[r]:
                 raise ValueError(f"row {r} has a draft; the next row must be that of the next token, with its sampler")
-            if batch.tokens[after] != batch.drafts[r]:
-                raise ValueError(f"row {r} has draft {batch.drafts[r]}, but token {batch.tokens[after]} follows it")
+            if batch.tokens[after] != draft:
+                raise ValueError(f"row {r} has draft {draft}, but token {batch.tokens[after]} follows it")
         for s, length in enumerate(batch.context_len):
             positions = batch.positions[batch.query_start[s] : batch.query_start[s + 1]]
             pages = batch.block_tables[s, : -(-int(length) // self.block_size)]

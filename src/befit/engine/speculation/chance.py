@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-_PRIOR_WEIGHT = 4.0  # outcomes that the first guess counts as
+_WEIGHT = 4.0  # outcomes that the first guess counts as, always
 _MEMORY = 64.0  # outcomes that are remembered; beyond them, old ones count half
 
 
 class Chance:
     """`value` is the probability of the next hit, strictly between 0 and 1."""
 
-    __slots__ = ("_hits", "_tries", "value")
+    __slots__ = ("_hits", "_prior", "_tries", "value")
 
     def __init__(self, prior: float) -> None:
-        self._hits, self._tries = prior * _PRIOR_WEIGHT, _PRIOR_WEIGHT
+        self._prior = prior * _WEIGHT
+        self._hits = self._tries = 0.0
         self.value = prior
 
     def count(self, hits: float, tries: float = 1.0) -> None:
@@ -22,4 +23,4 @@ class Chance:
             self._tries /= 2
         self._hits += hits
         self._tries += tries
-        self.value = self._hits / self._tries
+        self.value = (self._hits + self._prior) / (self._tries + _WEIGHT)

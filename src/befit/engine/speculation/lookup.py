@@ -4,12 +4,12 @@ Rewritten code, quoted text and boilerplate repeat what the prompt or the output
 Decoding", 2023; Yang et al., arXiv 2304.04487). The occurrence is found as LZ77 compressors find theirs: a table of the
 latest position of each hash of three tokens, and a chain from each position to the one before it with the same hash
 (deflate, RFC 1951, section 4). From then on a cursor moves along with the text as long as it repeats, at a comparison a
-token. When it stops repeating after a long match, the difference is likely an edit: the cursor first skips one token,
-then looks for its place again among the next few.
+token. Where a text that repeated for a while differs, it was likely edited: the cursor first skips the one token, as if
+it was replaced, then looks for its place again among the next few.
 
 How likely a draft is right is learned per request, and without drafting: the cursor predicts every token, and the
-outcome is counted by the length of the match so far. So drafts begin when they pay, stop when they do not, and begin
-again when the text starts to repeat.
+outcome is counted by how long the text has been repeating. So drafts begin when they pay, stop when they do not, and
+begin again when the text repeats again.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from befit.engine.speculation.chance import Chance
 
 _GRAM = 3
 _CHAIN = 16  # occurrences that are compared, latest first
-_LONG = 32  # length of a match beyond which the longest is not looked for
-_SURE = 8  # a match of this length breaks off because of an edit, not because it was chance
-_WINDOW = 8  # tokens after a break among which the text may go on
-_PATIENCE = 4  # tokens of the text that are tried for that
-_PRIOR = (0.3, 0.4, 0.5, 0.65, 0.8, 0.9)  # chance of a token after a match of 0, 1, 2.., 4.., 8.., 16.. tokens
-_KINDS = len(_PRIOR)
-_HOPELESS = 0.02  # drafts less likely than this are not proposed
+_LONG = 32  # tokens of a match that are looked at
+_SURE = 8  # a match of so many tokens elsewhere is better than a place found again after an edit
+_TRUST = 4  # so many repeated tokens, less half of them for each that differed, are worth a look for that place
+_WINDOW = 8  # tokens after an edit's start among which the text may go on
+_HOPELESS = 0.05  # drafts less likely than this are not proposed
+# Chances to begin with: of the first and second token after an edit, then by trust: up to 3, 7, 15, 31 tokens, more.
+_PRIOR = (0.3, 0.5, 0.5, 0.65, 0.8, 0.9, 0.95)
 
 
 class PromptLookup:
@@ -41,13 +41,13 @@ class PromptLookup:
         self._latest = array("i", [-1]) * (self._mask + 1)
         self._before = array("i")  # of position p: the occurrence before it of the gram that ends at p
         self._cursor = -1  # the position whose token is predicted to come next; -1: none
-        self._match = 0  # how many tokens before the cursor are the last ones of the text
-        self._broken = -1  # where a long match broke off, and how many tokens ago
-        self._since = 0
+        self._match = 0  # tokens that repeated since the last one that did not
+        self._trust = 0
+        self._edit = 0  # where the latest edit began
         self._chances = [Chance(prior) for prior in _PRIOR]
         for position in range(len(tokens)):
             self._add(position)
-        self._find(len(tokens))
+        self._set(*self._earlier(len(tokens)))
 
     def catch_up(self) -> None:
         """Take in the tokens appended since, counting how the cursor predicted them."""
@@ -56,19 +56,14 @@ class PromptLookup:
             cursor = self._cursor
             hit = cursor >= 0 and tokens[cursor] == tokens[position]
             if cursor >= 0:
-                self._chances[min(self._match.bit_length(), _KINDS - 1)].count(hit)
+                self._chances[_kind(self._match, self._trust)].count(hit)
             self._add(position)
-            self._since += 1
             if hit:
                 self._cursor += 1
                 self._match += 1
-                continue
-            if cursor >= 0 and self._match >= _SURE:
-                self._broken, self._since = cursor, 0
-                again = self._resume(position + 1)
-                self._cursor, self._match = (again, 1) if again >= 0 else (cursor + 1, 0)
-                continue
-            self._find(position + 1)
+                self._trust = min(self._trust + 1, _LONG)
+            else:
+                self._find(position + 1)
 
     def propose(self, most: int) -> tuple[list[int], list[float]]:
         """Up to `most` drafts, and the chances that they are right up to and with each."""
@@ -80,8 +75,8 @@ class PromptLookup:
             drafts = (drafts * (most // len(drafts) + 1))[:most]
         chances: list[float] = []
         chance = 1.0
-        for match in range(self._match, self._match + most):
-            chance *= self._chances[min(match.bit_length(), _KINDS - 1)].value
+        for more in range(most):
+            chance *= self._chances[_kind(self._match + more, self._trust + more)].value
             if chance < _HOPELESS:
                 break
             chances.append(chance)
@@ -97,13 +92,23 @@ class PromptLookup:
         self._latest[slot] = position
 
     def _find(self, end: int) -> None:
-        """Set the cursor behind the best earlier occurrence of what `end` tokens end with."""
-        cursor, match = self._earlier(end)
-        if self._broken >= 0 and match < _SURE:
-            again = self._resume(end)
-            if again >= 0:
-                cursor, match = again, 1
-        self._cursor, self._match = cursor, match
+        """The newest of `end` tokens was not the cursor's: set it anew."""
+        earlier, match = self._earlier(end)
+        if self._cursor < 0 or self._trust < _TRUST or match >= _SURE:
+            return self._set(earlier, match)
+        if self._match > 1:
+            self._edit = self._cursor
+        self._trust //= 2
+        try:
+            stop = min(self._edit + _WINDOW, end - 1)
+            self._cursor = self._tokens.index(self._tokens[end - 1], self._edit, stop) + 1
+            self._match = 1
+        except ValueError:
+            self._cursor, self._match = self._edit + 1, 0
+
+    def _set(self, cursor: int, match: int) -> None:
+        self._cursor = cursor
+        self._match = self._trust = match
 
     def _earlier(self, end: int) -> tuple[int, int]:
         """Behind the longest match of at least a gram, the latest of equals; (-1, 0) when there is none."""
@@ -125,13 +130,7 @@ class PromptLookup:
             position = self._before[position]
         return (best, longest) if best >= 0 else (-1, 0)
 
-    def _resume(self, end: int) -> int:
-        """Behind the newest token's first occurrence shortly after the break; -1 when it is not there."""
-        if self._since > _PATIENCE:
-            self._broken = -1
-            return -1
-        stop = min(self._broken + _WINDOW, end - 1)
-        try:
-            return self._tokens.index(self._tokens[end - 1], self._broken, stop) + 1
-        except ValueError:
-            return -1
+
+def _kind(match: int, trust: int) -> int:
+    """Which of the chances applies to the next token."""
+    return match if match < 2 else min(max(trust.bit_length(), 2), 6)

@@ -44,9 +44,9 @@ class Speculator:
     def __init__(self, scheduler: Scheduler[Sequence], *, lookup: bool, model: DraftModel | None) -> None:
         self.drafts = self.drafted_tokens = self.accepted_tokens = 0
         self._scheduler = scheduler
-        self._lookup = lookup
-        self._model = model
-        self._time = StepTime()
+        self.lookup = lookup
+        self.model = model
+        self.time = StepTime()
         self._only_decodes = False
 
     def prepare(self, step: abc.Sequence[tuple[Sequence, int]]) -> None:
@@ -56,23 +56,23 @@ class Speculator:
         if not decoding or len(step) > MOST_SEQUENCES:
             return
         tokens = sum(n for _, n in step)
-        if self._lookup:
+        if self.lookup:
             try:
                 tokens += self._look_up(decoding, len(step), tokens)
             except Exception:
-                self._lookup = False
+                self.lookup = False
                 self._failed("Prompt lookup", decoding)
-        if self._model is not None:
+        if self.model is not None:
             try:
-                self._draft(self._model, [s for s in decoding if not s.drafts], len(step), tokens)
+                self._draft(self.model, [s for s in decoding if not s.drafts], len(step), tokens)
             except Exception:
-                self._model = None
+                self.model = None
                 self._failed("The draft model", decoding)
 
     def observe(self, tokens: int, seconds: float) -> None:
         """The step took so long. Steps that compute prompts say little about the cost of drafts."""
         if self._only_decodes:
-            self._time.observe(tokens, seconds)
+            self.time.observe(tokens, seconds)
 
     def verified(self, sequence: Sequence, drafted: int, accepted: int) -> None:
         """So many of a sequence's drafts were right."""
@@ -100,12 +100,12 @@ class Speculator:
                 guesses.lookup = PromptLookup(sequence.tokens, sequence.limit)
             guesses.lookup.catch_up()
             drafts, each = guesses.lookup.propose(min(MOST_LOOKED_UP, sequence.limit - len(sequence.tokens) - 1))
-            if drafts and (self._model is None or each[0] >= guesses.chance.value):
+            if drafts and (self.model is None or each[0] >= guesses.chance.value):
                 proposals.append((sequence, drafts))
                 chances.append(each)
         if not proposals:
             return 0
-        counts = allot(chances, sequences, tokens, self._scheduler.draft_budget, self._time.predict)
+        counts = allot(chances, sequences, tokens, self._scheduler.draft_budget, self.time.predict)
         for (sequence, drafts), count in zip(proposals, counts, strict=True):
             sequence.drafts = drafts[: self._scheduler.grant(sequence, count)]
         return sum(len(sequence.drafts) for sequence, _ in proposals)
@@ -137,11 +137,11 @@ class Speculator:
         """How many drafts a sequence pay the most: as in `allot`, where each also costs a step of the draft model."""
         if not chances:
             return 0
-        plain = self._time.predict(tokens)
-        drafting = model.time.predict(len(chances)) if model.time.known and self._time.known else plain / 4
+        plain = self.time.predict(tokens)
+        drafting = model.time.predict(len(chances)) if model.time.known and self.time.known else plain / 4
         best, most_gain = 0, 0.0
         for count in range(1, MOST_MODELLED + 1):
-            seconds = self._time.predict(tokens + count * len(chances)) + count * drafting
+            seconds = self.time.predict(tokens + count * len(chances)) + count * drafting
             gain = sum(log((1 - p ** (count + 1)) / (1 - p)) for p in chances) - sequences * log(seconds / plain)
             if gain > most_gain:
                 best, most_gain = count, gain
