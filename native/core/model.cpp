@@ -75,8 +75,15 @@ void Model::run(const Batch& batch, int thread) {
     if (!op->rows_only || batch.rows_count) op->run(step);
 }
 
+void Model::begin() {
+  for (const std::unique_ptr<Op>& op : ops_) {
+    op->division.reset();
+    op->next = 0;
+  }
+}
+
 void Model::forward(const Batch& batch) {
-  for (const std::unique_ptr<Op>& op : ops_) op->next = 0;
+  begin();
   pool.run([&](int thread) { run(batch, thread); });
 }
 
@@ -96,7 +103,7 @@ void Model::sample(const Batch& batch, std::vector<Sampled>& out) {
 }
 
 std::vector<Sampled> Model::step(const Batch& batch) {
-  for (const std::unique_ptr<Op>& op : ops_) op->next = 0;
+  begin();
   next_row_ = 0;
   std::vector<Sampled> out(batch.rows_count);
   pool.run([&](int thread) {
