@@ -157,6 +157,7 @@ nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns,
   const int in = m.add_value(columns, true, src.blocks != nullptr, false), out = m.add_value(rows, true, false, false);
   auto op = std::make_unique<LinearOp>();
   op->x = in;
+  op->division.allocate(1);
   op->parts.push_back({m.add_matrix(src), out, {}, false, {}});
   m.finish();
   const Value::View& view = m.values[in].shared();
@@ -167,7 +168,7 @@ nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns,
   Batch batch{};
   batch.tokens_count = n;
   for (int i = 0; i < repeat; i++) {
-    op->next = 0;
+    op->division.reset();
     op->run(Step{m, batch, 0, 1});
   }
   std::vector<float> y((size_t)n * rows);

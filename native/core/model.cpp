@@ -11,8 +11,8 @@ Value::View Value::make(int tokens) {
     const int blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
     const size_t cells = (size_t)blocks * (width / kGroup) * kBlockTokens;
     v.q.groups = width / kGroup;
-    v.q.high = (int8_t*)memory_.emplace_back(cells * kGroup).data();
-    if (wide) v.q.low = (int8_t*)memory_.emplace_back(cells * kGroup).data();
+    v.q.wide = wide;
+    v.q.q = (int8_t*)memory_.emplace_back(cells * QAct::bytes(wide)).data();
     float* scales = (float*)memory_.emplace_back(cells * 4 * sizeof(float)).data();
     v.q.d = scales;
     v.q.sum = scales + cells;
@@ -75,8 +75,15 @@ void Model::run(const Batch& batch, int thread) {
     if (!op->rows_only || batch.rows_count) op->run(step);
 }
 
+void Model::begin() {
+  for (const std::unique_ptr<Op>& op : ops_) {
+    op->division.reset();
+    op->next = 0;
+  }
+}
+
 void Model::forward(const Batch& batch) {
-  for (const std::unique_ptr<Op>& op : ops_) op->next = 0;
+  begin();
   pool.run([&](int thread) { run(batch, thread); });
 }
 
@@ -109,7 +116,7 @@ void Model::sample_row(const Batch& batch, int r, Sampled& out) {
 }
 
 std::vector<Sampled> Model::step(const Batch& batch) {
-  for (const std::unique_ptr<Op>& op : ops_) op->next = 0;
+  begin();
   next_row_ = 0;
   std::vector<Sampled> out(batch.rows_count);
   pool.run([&](int thread) {
