@@ -157,20 +157,23 @@ nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns,
   return to_numpy({(size_t)n, (size_t)rows}, y.data(), y.size());
 }
 
-// (bytes of the packed matrix, seconds of each of `repeat` such products), the first of which may have woken the threads.
+// (bytes of the packed matrix, seconds of each such product), for as many of them as fit into `seconds`, three at least.
 nb::tuple time_matmul(const std::string& isa, const Raw& raw, int rows, int columns, const std::string& format, const Rows& x, bool wide,
-                      int threads, int repeat) {
+                      int threads, double seconds) {
+  using Clock = std::chrono::steady_clock;
   require((int)x.shape(1) == columns && threads > 0, "x needs the matrix's columns, and the product a thread");
   Product product(*find_kernels(isa), source(raw, rows, columns, format), x.data(), (int)x.shape(0), wide, threads);
-  std::vector<double> seconds;
-  nb::gil_scoped_release release;
-  for (int i = 0; i < repeat; i++) {
-    const auto start = std::chrono::steady_clock::now();
-    product.run();
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  std::vector<double> times;
+  {
+    nb::gil_scoped_release release;
+    product.run();  // wakes the threads
+    for (double total = 0; times.size() < 3 || total < seconds; total += times.back()) {
+      const auto start = Clock::now();
+      product.run();
+      times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    }
   }
-  nb::gil_scoped_acquire acquire;
-  return nb::make_tuple(product.weight_bytes(), seconds);
+  return nb::make_tuple(product.weight_bytes(), times);
 }
 
 }  // namespace
@@ -178,7 +181,7 @@ nb::tuple time_matmul(const std::string& isa, const Raw& raw, int rows, int colu
 NB_MODULE(_native, m) {
   m.def("isas", &available_isas, "Instruction sets that this build has and this CPU runs, best first.");
   m.def("matmul", &matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "wide"_a, "repeat"_a = 1);
-  m.def("time_matmul", &time_matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "wide"_a, "threads"_a, "repeat"_a);
+  m.def("time_matmul", &time_matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "wide"_a, "threads"_a, "seconds"_a);
   m.def("read_bandwidth", &read_bandwidth, "bytes"_a, "threads"_a, "seconds"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Bytes a second that threads read from so much memory.");
   m.def("multiply_add_peak", &multiply_add_peak, "isa"_a, "integers"_a, "threads"_a, "seconds"_a,
