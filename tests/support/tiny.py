@@ -15,8 +15,7 @@ import numpy.typing as npt
 from befit.bench.random_weights import random_matrix
 from befit.models import describe
 from befit.models.program import Program
-from befit.weights.blocks import FORMATS
-from befit.weights.tensor import DenseTensor, QuantTensor, Tensor
+from befit.weights.tensor import DenseTensor, Tensor
 
 FAMILY_NAMES = ("llama", "qwen2", "qwen3", "starcoder2", "gemma3")
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from befit.bench.client import Prompt, Target
+from befit.bench.target import Prompt, Target
 from befit.errors import BenchmarkFailed, ConfigError
 
 FIRST = "def"
@@ -42,7 +42,7 @@ def candidates() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Words of one token each, and the tokens of a prompt that is just the first word, alone or with a system prompt."""
+    """Words of one token each. base, system_base: tokens of a prompt of one word, alone and with a system prompt."""
 
     words: tuple[str, ...]
     base: int
@@ -94,9 +94,8 @@ class Counter:
                 target.ignore_eos = False
                 continue
             if status != 200 or not isinstance(answer, dict):
-                raise BenchmarkFailed(
-                    f"{target.url} answers a request of one token with HTTP {status}: {raw[:500].decode(errors='replace')}"
-                )
+                told = raw[:500].decode(errors="replace")
+                raise BenchmarkFailed(f"{target.url} answers a request of one token with HTTP {status}: {told}")
             return answer
 
 
@@ -124,8 +123,8 @@ def calibrate(target: Target, *, system: bool = False) -> Vocabulary:
         words += _single(counter, base, group)
     if len(words) < LEAST:
         raise BenchmarkFailed(
-            f"{target.url} counts one token for only {len(words)} of {len(candidates())} common words (at least {LEAST} "
-            "are needed to make prompts of a given length); use --workload file."
+            f"{target.url} counts one token for only {len(words)} of {len(candidates())} common words; prompts of a "
+            f"given length need {LEAST}. Use --workload file."
         )
     return Vocabulary(tuple(words), base, system_base)
 

@@ -129,7 +129,7 @@ def _raw(tensor: Tensor) -> npt.NDArray[np.uint8]:
 
 
 def tables(runs: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[list[Any]]]]:
-    """For each instruction set a title and a table: a row a format, the share of the limit for each number of tokens."""
+    """For each instruction set its name and a table: a row a format, the share of the limit by number of tokens."""
     tokens = list(dict.fromkeys(run["tokens"] for run in runs))
     few, many = tokens[0], tokens[-1]
     for isa in dict.fromkeys(run["isa"] for run in runs):

@@ -58,5 +58,7 @@ def headline(info: dict[str, Any]) -> str:
     line = f"{info['cpu']}, {info['cores']} cores, {info['memory_bytes'] / 1e9:.0f} GB, {info['isa']}"
     line += f"; befit {info['versions']['befit']}, Python {info['versions']['python']}"
     if info["load"] > QUIET:
-        line += f"\nWarning: the load average is {info['load']:.2f}: something else runs here and the numbers will say so."
+        line += (
+            f"\nWarning: the load average is {info['load']:.2f}: something else runs here and the numbers will say so."
+        )
     return line

@@ -24,8 +24,8 @@ class Record:
 
     due: when an open loop meant to send it, 0 in a closed loop. sent: when the client began to connect. tokens: arrival
     of each event that carried output. last: arrival of the last event with a choice. end: when the answer was over.
-    The counts are the server's; `output_tokens` of an answer without usage is its number of events, and `counted` False.
-    `error` is a kind (see `befit.bench.client`), empty when all went well; `detail` has the particulars.
+    The counts are the server's; without usage `output_tokens` is the number of events, and `counted` is False. `error`
+    is a kind (see `befit.bench.client`), empty when all went well; `detail` has the particulars.
     """
 
     number: int = 0

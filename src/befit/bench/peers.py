@@ -14,9 +14,9 @@ from statistics import median
 from typing import Any
 
 from befit.bench.calibrate import find_model
-from befit.bench.client import Target
 from befit.bench.processes import ServerProcess, befit_command, fill, free_port
 from befit.bench.serve import Load, measure, warm_up
+from befit.bench.target import Target
 from befit.bench.workloads import Lengths, Workload, make_workload
 from befit.errors import ConfigError
 
@@ -107,7 +107,7 @@ def make_works(
     rewrite: bool,
     seed: int,
 ) -> list[Work]:
-    """Prompts of `prompt_tokens` for so many clients; one long prompt; a file to rewrite. Lengths are as `target` counts."""
+    """Short prompts for so many clients; one long prompt; a file to rewrite. `target` is asked how long they are."""
     short = make_workload("random", target, Lengths(prompt=prompt_tokens, output=output_tokens), seed)
     speed = ("output tok/s", ("output_tok_s",))
     latency = (("TTFT p50 ms", ("ttft_ms", "p50")), ("TPOT p50 ms", ("tpot_ms", "p50")))

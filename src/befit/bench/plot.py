@@ -71,7 +71,9 @@ def _latency(figure: Figure, results: Named) -> None:
         runs = [run for run in result["runs"] if "tok_s" in run]
         for batch in dict.fromkeys(run["batch"] for run in runs if run["phase"] == "decode"):
             own = [run for run in runs if run["phase"] == "decode" and run["batch"] == batch]
-            decode.plot([run["context"] for run in own], [run["tok_s"] for run in own], "o-", label=f"{name}, batch {batch}")
+            decode.plot(
+                [run["context"] for run in own], [run["tok_s"] for run in own], "o-", label=f"{name}, batch {batch}"
+            )
         own = [run for run in runs if run["phase"] == "prefill"]
         prefill.plot([run["context"] for run in own], [run["tok_s"] for run in own], "o-", label=name)
     _finish(decode, "context, tokens", "decode, tokens/s", log_x=True)
@@ -108,7 +110,11 @@ def _peers(figure: Figure, results: Named) -> None:
     for name, result in results:
         own = {(row["work"], row["number"]): row for row in result["summary"]}
         for server in result["settings"]["names"]:
-            values = [own[row["work"], row["number"]]["values"][server] or 0 for row in rows if (row["work"], row["number"]) in own]
+            values = [
+                own[row["work"], row["number"]]["values"][server] or 0
+                for row in rows
+                if (row["work"], row["number"]) in own
+            ]
             bars.append((server if len(results) == 1 else f"{name} {server}", values))
     _bars(panel, bars, [row["work"] for row in rows])
     _finish(panel, "", "tokens/s", log_x=False)

@@ -52,7 +52,7 @@ class ServerProcess:
         self.name = name
         self.port = port
         self.started = time.perf_counter()
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the server; stop() closes it)
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True

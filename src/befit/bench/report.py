@@ -13,7 +13,9 @@ from befit.errors import ConfigError
 KINDS = ("serve", "throughput", "latency", "kernels", "startup", "peers")
 
 
-def make_result(kind: str, machine: dict[str, Any], settings: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+def make_result(
+    kind: str, machine: dict[str, Any], settings: dict[str, Any], runs: list[dict[str, Any]]
+) -> dict[str, Any]:
     """What every benchmark writes: its kind, where and how it was measured, and a list of runs."""
     return {"benchmark": kind, "machine": machine, "settings": settings, "runs": runs}
 
@@ -54,8 +56,10 @@ def serve_table(runs: Sequence[dict[str, Any]]) -> str:
     """One line a level of load."""
     by_rate = any(run["rate"] is not None for run in runs)
     rows: list[list[Any]] = [
-        ["rate/s" if by_rate else "clients", "ok", "errors", "req/s", "out tok/s", "total tok/s"]
-        + ["TTFT p50", "p99", "TPOT p50", "p99", "ITL p50", "p99", "E2E p50", "p99 ms"]
+        [
+            *("rate/s" if by_rate else "clients", "ok", "errors", "req/s", "out tok/s", "total tok/s"),
+            *("TTFT p50", "p99", "TPOT p50", "p99", "ITL p50", "p99", "E2E p50", "p99 ms"),
+        ]
     ]
     for run in runs:
         row = [run["rate"] if by_rate else run["concurrency"], run["completed"], run["requests"] - run["completed"]]
@@ -77,20 +81,21 @@ def serve_notes(run: dict[str, Any]) -> list[str]:
         )
     if goodput := run.get("goodput"):
         limits = ", ".join(f"{name} {limit:g} ms" for name, limit in goodput["slo_ms"].items())
-        notes.append(f"goodput within {limits}: {_cell(goodput['requests_per_s'])} req/s, {goodput['share'] or 0:.1%} of all")
+        notes.append(
+            f"goodput within {limits}: {_cell(goodput['requests_per_s'])} req/s, {goodput['share'] or 0:.1%} of all"
+        )
     if "cost_per_million_output_tokens" in run:
         notes.append(f"cost of a million output tokens: {_cell(run['cost_per_million_output_tokens'])}")
     if run.get("similarity") is not None:
         notes.append(f"lines of the expected file in the output: {run['similarity']:.0%}")
-    server = run.get("server", {})
+    server = run.get("from_server", {})
     if "acceptance_rate" in server:
         notes.append(f"drafted tokens accepted: {server['acceptance_rate']:.1%}")
     if "outside_steps_us" in server:
         notes.append(f"server time outside its steps: {server['outside_steps_us']:.0f} µs an output token")
     if run.get("client_us_per_event") is not None:
-        notes.append(
-            f"the client took {run['client_us_per_event']:.0f} µs of CPU an event, {run['client_cpu_share']:.1%} of one core"
-        )
+        share = run["client_cpu_share"]
+        notes.append(f"the client took {run['client_us_per_event']:.0f} µs of CPU an event, {share:.1%} of a core")
     if (late := run.get("late_ms")) and late["p99"] is not None and late["p99"] > 10:
         notes.append(f"Warning: the client sent late: p99 {late['p99']:.0f} ms; the load was not what was asked for.")
     for number, text in (

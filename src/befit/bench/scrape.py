@@ -6,7 +6,7 @@ import http.client
 import re
 from typing import Any
 
-from befit.bench.client import Target
+from befit.bench.target import Target
 
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{.*\})? (\S+)", re.MULTILINE)
 _COUNTED = re.compile(r"_(total|sum|count)$")

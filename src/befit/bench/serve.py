@@ -1,4 +1,4 @@
-"""Load on a server: closed loops of clients that wait for their answers, or an open loop of arrivals that do not wait."""
+"""Load on a server: a closed loop of clients that wait for their answers, or an open loop of arrivals that do not."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from itertools import count
 from typing import Any
 
 from befit.bench.arrivals import poisson
-from befit.bench.client import Prompt, Target, send
+from befit.bench.client import send
 from befit.bench.metrics import Record, summarise
 from befit.bench.scrape import changes, counters, from_counters
+from befit.bench.target import Prompt, Target
 from befit.bench.workloads import Prompts, Workload
 from befit.errors import BenchmarkFailed, ConfigError
 
@@ -125,9 +126,9 @@ def measure(
     if workload.reference:
         likeness = [similarity(record.text, prompt.reference) for record, prompt in _pairs(run)]
         result["similarity"] = sum(likeness) / len(likeness) if likeness else None
-    result["server"] = from_counters(moved, result["duration_s"])
+    result["from_server"] = from_counters(moved, result["duration_s"])
     if result["cache_hit_rate"] is None:
-        result["cache_hit_rate"] = result["server"].get("prefix_hit_rate")
+        result["cache_hit_rate"] = result["from_server"].get("prefix_hit_rate")
     result["server_counters"] = moved
     if raw:
         result["per_request"] = [_raw(record) for record in run.records]
@@ -173,13 +174,11 @@ async def _closed(
                 return
             await _one(target, bodies, i, 0.0, run, progress)
 
-    # Requests of a session follow each other, so each client keeps to its own; otherwise whoever is free takes the next.
+    # Requests of a session follow each other, so each client keeps to its own; else whoever is free takes the next.
     await asyncio.gather(*(client(count(k, clients) if workload.by_session else shared) for k in range(clients)))
 
 
-async def _open(
-    target: Target, bodies: _Bodies, load: Load, seed: int, run: Run, progress: Progress | None
-) -> None:
+async def _open(target: Target, bodies: _Bodies, load: Load, seed: int, run: Run, progress: Progress | None) -> None:
     assert load.rate is not None
     begin = time.perf_counter()
     under_way = []
@@ -193,9 +192,7 @@ async def _open(
     await asyncio.gather(*under_way)
 
 
-async def _one(
-    target: Target, bodies: _Bodies, i: int, due: float, run: Run, progress: Progress | None
-) -> None:
+async def _one(target: Target, bodies: _Bodies, i: int, due: float, run: Run, progress: Progress | None) -> None:
     body, asked = bodies[i]
     record = Record(asked=asked, due=due, number=i)
     if progress:

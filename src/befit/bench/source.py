@@ -6,9 +6,12 @@ import random
 from dataclasses import dataclass
 
 LINES = 60
-_NOUNS = "order user invoice parcel sensor ticket account message photo route recipe player device report event".split()
-_FIELDS = "price weight score length amount delay level count rate size".split()
-_TOTALS = "total result value output answer".split()
+_NOUNS = [
+    *("order", "user", "invoice", "parcel", "sensor", "ticket", "account", "message"),
+    *("photo", "route", "recipe", "player", "device", "report", "event"),
+]
+_FIELDS = ["price", "weight", "score", "length", "amount", "delay", "level", "count", "rate", "size"]
+_TOTALS = ["total", "result", "value", "output", "answer"]
 
 _FUNCTION = '''\
 def {name}({noun}s, limit={limit}):
@@ -48,7 +51,7 @@ def rewriting(rng: random.Random, *, chat: bool) -> Rewriting:
 def code_file(rng: random.Random, noun: str, class_name: str) -> str:
     """Functions over dictionaries and a class that uses them, `LINES` lines long."""
     lines = [f'"""Numbers about {noun}s."""', "", "import json", "", ""]
-    names = []
+    names: list[str] = []
     while len(lines) + 9 + 2 * len(names) <= LINES - 12:
         field, total = rng.choice(_FIELDS), rng.choice(_TOTALS)
         how, start, step = rng.choice(
@@ -60,7 +63,14 @@ def code_file(rng: random.Random, noun: str, class_name: str) -> str:
         )
         name = f"{how}_{field}_{rng.randrange(10, 100)}"
         function = _FUNCTION.format(
-            name=name, noun=noun, field=field, total=total, how=how, start=start, step=step, limit=rng.randrange(10, 1000)
+            name=name,
+            noun=noun,
+            field=field,
+            total=total,
+            how=how,
+            start=start,
+            step=step,
+            limit=rng.randrange(10, 1000),
         )
         lines += [*function.splitlines(), "", ""]
         names.append(name)

@@ -1,11 +1,11 @@
 """How fast `befit serve` starts and ends, and the memory it has when it is ready. Every round is a new process.
 
-    ready        start of the process → first 200 of /health, asked every 5 ms         seconds
-    ttft         send of the first completion → its first event with output            seconds
-    first_token  start of the process → that event                                     seconds
-    exit         SIGTERM → the process has ended                                       seconds
-    resident     VmRSS when ready; mapped pages of the file count too                  bytes
-    peak         VmHWM when ready: the most that loading took                          bytes
+ready        start of the process → first 200 of /health, asked every 5 ms         seconds
+ttft         send of the first completion → its first event with output            seconds
+first_token  start of the process → that event                                     seconds
+exit         SIGTERM → the process has ended                                       seconds
+resident     VmRSS when ready; mapped pages of the file count too                  bytes
+peak         VmHWM when ready: the most that loading took                          bytes
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from befit.bench.client import Prompt, Target, send
+from befit.bench.client import send
 from befit.bench.metrics import Record
 from befit.bench.processes import ServerProcess, befit_command, free_port
+from befit.bench.target import Prompt, Target
 from befit.errors import BenchmarkFailed
 
 PROMPT = Prompt("def fibonacci(n):\n", 8)

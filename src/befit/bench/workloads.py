@@ -1,11 +1,11 @@
 """What a load asks for. A workload makes the prompts of a run one by one, the same for the same seed.
 
-    random         different prompts of --prompt-tokens
-    code-mix       half of the prompts have 128 tokens and half 512, with 256 tokens out
-    shared-prefix  all prompts begin with the same system prompt of --prefix-tokens, then have --prompt-tokens of their own
-    editor         each session sends one growing document again and again, with a few words typed in the middle since
-    rewrite        a code file of 60 lines to write again with one name changed; the output is about the file's length
-    file           the prompts of a JSONL file
+random         different prompts of --prompt-tokens
+code-mix       half of the prompts have 128 tokens and half 512, with 256 tokens out
+shared-prefix  all prompts begin with the same system prompt of --prefix-tokens, then have --prompt-tokens of their own
+editor         each session sends one growing document again and again, with a few words typed in the middle since
+rewrite        a code file of 60 lines to write again with one name changed; the output is about the file's length
+file           the prompts of a JSONL file
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from befit.bench.calibrate import FIRST, Counter, Vocabulary, calibrate
-from befit.bench.client import Prompt, Target
 from befit.bench.source import rewriting
+from befit.bench.target import Prompt, Target
 from befit.errors import ConfigError
 
 NAMES = ("random", "code-mix", "shared-prefix", "editor", "rewrite", "file")

@@ -12,11 +12,15 @@ from befit.cli.options import POSITIVE
 
 @click.command("kernels")
 @click.option("--isa", multiple=True, help="An instruction set; may be given again.  [default: all that this CPU runs]")
-@click.option("--format", "formats", multiple=True, help="A weight format, such as q4_k; may be given again.  [default: all]")
+@click.option(
+    "--format", "formats", multiple=True, help="A weight format, such as q4_k; may be given again.  [default: all]"
+)
 @click.option("--tokens", type=Numbers(), default="1,2,4,8,16,32,64,512", show_default=True)
 @click.option("--threads", type=POSITIVE, metavar="N", help="[default: one a core]")
 @click.option("--activation-bits", type=click.Choice(["16", "8"]), default="16", show_default=True)
-@click.option("--megabytes", type=click.FloatRange(min=0.1), default=64.0, show_default=True, help="Weights in the file's format.")
+@click.option(
+    "--megabytes", type=click.FloatRange(min=0.1), default=64.0, show_default=True, help="Weights in the file's format."
+)
 @click.option("--seconds", type=click.FloatRange(min=0.001), default=0.1, show_default=True, help="For each kernel.")
 @output_options()
 def command(**options: Any) -> None:
@@ -24,7 +28,7 @@ def command(**options: Any) -> None:
 
     A cell is the share of the limit: reading the weights once, or with a * the multiply-adds.
     """
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     from befit.backends.native import _native
     from befit.bench.kernels import ALL_FORMATS, Limits, judge, measure, tables
@@ -46,9 +50,7 @@ def command(**options: Any) -> None:
     tokens = [int(n) for n in options["tokens"]]
     work = [(isa, kind, n) for isa in isas for kind in formats for n in tokens]
     runs = [
-        measure(
-            isa, kind, n, wide=wide, limits=limits, megabytes=options["megabytes"], seconds=options["seconds"]
-        )
+        measure(isa, kind, n, wide=wide, limits=limits, megabytes=options["megabytes"], seconds=options["seconds"])
         for isa, kind, n in tqdm(work, unit="kernel", disable=None, leave=False)
     ]
     judge(runs, limits)

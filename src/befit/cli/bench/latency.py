@@ -26,7 +26,7 @@ def command(model: str, **options: Any) -> None:
     """
     from contextlib import closing
 
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     from befit.bench.machine import headline, machine
     from befit.bench.offline import latency, load_for_steps

@@ -20,9 +20,7 @@ class Numbers(click.ParamType[tuple[float, ...]]):
         self.least = least
         self.real = real
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
         """Part of click."""
         if isinstance(value, tuple):
             return value
@@ -91,7 +89,7 @@ def settings(values: dict[str, Any], *hidden: str) -> dict[str, Any]:
 
 def progress_bar(total: int | None, label: str) -> Any:
     """A bar on standard error, only in a terminal."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     return tqdm(total=total, desc=label, unit="req", disable=None, leave=False, dynamic_ncols=True)
 

@@ -19,12 +19,22 @@ from befit.cli.options import POSITIVE
     metavar="NAME=…",
     help="A server's URL (http://HOST:PORT/v1), or the command that starts it, with {port} and {model} in it.",
 )
-@click.option("--model", metavar="MODEL", help="Start befit with it. Without, the first --peer is compared with the others.")
-@click.option("--befit", "befit_options", default="", metavar="OPTIONS", help="More options of befit serve, in one text.")
+@click.option(
+    "--model", metavar="MODEL", help="Start befit with it. Without, the first --peer is compared with the others."
+)
+@click.option(
+    "--befit", "befit_options", default="", metavar="OPTIONS", help="More options of befit serve, in one text."
+)
 @click.option("--clients", type=Numbers(), default="1,8,32", show_default=True)
 @click.option("--prompt-tokens", type=POSITIVE, default=113, show_default=True)
 @click.option("--output-tokens", type=POSITIVE, default=128, show_default=True)
-@click.option("--prefill-tokens", type=click.IntRange(min=0), default=512, show_default=True, help="One long prompt; 0 leaves it out.")
+@click.option(
+    "--prefill-tokens",
+    type=click.IntRange(min=0),
+    default=512,
+    show_default=True,
+    help="One long prompt; 0 leaves it out.",
+)
 @click.option("--rewrite/--no-rewrite", default=True, show_default=True, help="Rewriting a 60-line file.")
 @click.option("--repeat", type=POSITIVE, default=3, show_default=True, help="Rounds.")
 @click.option("--alone", is_flag=True, help="Only one server at a time: each is started anew in each round.")
@@ -89,7 +99,9 @@ def command(**options: Any) -> int:
         if server.ready:
             click.echo(f"{server.name}: ready after {min(server.ready):.2f} s")
         if server.idle_cpu > IDLE:
-            click.echo(f"Warning: {server.name} took {server.idle_cpu:.0%} of a core while others were measured; try --alone.")
+            click.echo(
+                f"Warning: {server.name} took {server.idle_cpu:.0%} of a core while others were measured; try --alone."
+            )
     for run in runs:
         notes = [note for note in serve_notes(run) if note.startswith(("Error", "Warning"))]
         echo_all(notes, f"{run['work']}, {run['server']}, round {run['round'] + 1}: ")

@@ -9,7 +9,11 @@ import click
 
 @click.command("plot")
 @click.argument(
-    "results", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="RESULT.json..."
+    "results",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="RESULT.json...",
 )
 @click.option(
     "--output",

@@ -18,22 +18,48 @@ WORKLOADS = ("random", "code-mix", "shared-prefix", "editor", "rewrite", "file")
 @click.option("--model", metavar="NAME", help="What to ask for.  [default: the first that the server lists]")
 @click.option("--chat", is_flag=True, help="Use /chat/completions, not /completions.")
 @click.option("--api-key", envvar="OPENAI_API_KEY", show_envvar=True, default="", help="Sent as a bearer token.")
-@click.option("--concurrency", type=Numbers(), help="Clients that wait for their answers; a list is a sweep.  [default: 1]")
-@click.option("--rate", type=Numbers(real=True), help="Requests a second that do not wait (Poisson); `inf` sends all at once.")
+@click.option(
+    "--concurrency", type=Numbers(), help="Clients that wait for their answers; a list is a sweep.  [default: 1]"
+)
+@click.option(
+    "--rate", type=Numbers(real=True), help="Requests a second that do not wait (Poisson); `inf` sends all at once."
+)
 @click.option("--requests", type=POSITIVE, metavar="N", help="A level's requests.  [default: 4 a client, 16 at least]")
-@click.option("--duration", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Send no more after so many seconds.")
+@click.option(
+    "--duration", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Send no more after so many seconds."
+)
 @click.option("--workload", type=click.Choice(WORKLOADS), default="random", show_default=True)
-@click.option("--prompt-tokens", type=POSITIVE, metavar="N", help="As the server counts them.  [default: the workload's]")
+@click.option(
+    "--prompt-tokens", type=POSITIVE, metavar="N", help="As the server counts them.  [default: the workload's]"
+)
 @click.option("--output-tokens", type=POSITIVE, metavar="N", help="Asked for.  [default: the workload's]")
 @click.option("--prefix-tokens", type=POSITIVE, metavar="N", help="Of shared-prefix.  [default: 1024]")
-@click.option("--prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE", help="JSONL of --workload file.")
+@click.option(
+    "--prompts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="JSONL of --workload file.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of prompts and arrivals.")
-@click.option("--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Requests first that are not counted.")
+@click.option(
+    "--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Requests first that are not counted."
+)
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True)
 @click.option("--ignore-eos/--no-ignore-eos", default=True, show_default=True, help="Ask for outputs of full length.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True, help="Seconds a request.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Seconds a request.",
+)
 @click.option("--goodput", multiple=True, metavar="SLO", help="Limits in ms, such as ttft:200,tpot:30,e2e:5000.")
-@click.option("--cost-per-hour", type=click.FloatRange(min=0), metavar="X", help="Of the machine, for the cost of a million tokens.")
+@click.option(
+    "--cost-per-hour",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="Of the machine, for the cost of a million tokens.",
+)
 @click.option("--raw", is_flag=True, help="Every request's numbers in the JSON too.")
 @output_options()
 def command(**options: Any) -> int:
@@ -43,11 +69,11 @@ def command(**options: Any) -> int:
     answers come or not. Exit status 1 when a request failed.
     """
     from befit.bench.calibrate import find_model
-    from befit.bench.client import Target
     from befit.bench.machine import headline, machine
     from befit.bench.metrics import parse_slo
     from befit.bench.report import make_result, serve_notes, serve_table
     from befit.bench.serve import Load, default_requests, measure, warm_up
+    from befit.bench.target import Target
     from befit.bench.workloads import Lengths, make_workload
 
     if options["concurrency"] and options["rate"]:
@@ -74,9 +100,7 @@ def command(**options: Any) -> int:
     target.model = target.model or find_model(target)
     click.echo(headline(info))
     click.echo(f"{target.url}: {target.model}, {options['workload']}", nl=False)
-    lengths = Lengths(
-        prompt=options["prompt_tokens"], output=options["output_tokens"], prefix=options["prefix_tokens"]
-    )
+    lengths = Lengths(prompt=options["prompt_tokens"], output=options["output_tokens"], prefix=options["prefix_tokens"])
     workload = make_workload(options["workload"], target, lengths, options["seed"], options["prompts"])
     click.echo("" if target.ignore_eos or not options["ignore_eos"] else " (the server refuses ignore_eos)")
     warm_up(target, workload, options["warmup"])

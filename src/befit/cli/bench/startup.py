@@ -19,9 +19,9 @@ from befit.store.catalogue import DEFAULT_MODEL
 def command(model: str, serve_options: tuple[str, ...], **options: Any) -> None:
     """Start `befit serve MODEL`, wait for /health, ask for a few tokens, end it; and again.
 
-    Further options go to befit serve. The first start may have to read the file from disk; later ones find it in memory.
+    Further options go to befit serve. The first start may have to read the file from disk; later ones need not.
     """
-    from tqdm import trange
+    from tqdm import trange  # type: ignore[import-untyped]
 
     from befit import store
     from befit.bench.machine import headline, machine
@@ -34,8 +34,7 @@ def command(model: str, serve_options: tuple[str, ...], **options: Any) -> None:
     info = machine()
     click.echo(headline(info))
     runs = [
-        start_once(str(path), serve_options)
-        for _ in trange(options["repeat"], unit="start", disable=None, leave=False)
+        start_once(str(path), serve_options) for _ in trange(options["repeat"], unit="start", disable=None, leave=False)
     ]
     numbers = summary(runs)
     click.echo(f"{path.name}, {size / 1e6:.1f} MB, {len(runs)} starts")
