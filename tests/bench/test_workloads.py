@@ -71,7 +71,7 @@ def test_a_tokeniser_without_short_words_is_told_so(serving: Serving) -> None:
 
 def test_a_server_that_fails_is_told_so(serving: Serving) -> None:
     server = serving(lambda _: whole({"error": {"message": "no such model"}}, "404 Not Found"))
-    with pytest.raises(BenchmarkFailed, match="HTTP 404.*no such model"):
+    with pytest.raises(BenchmarkFailed, match=r"HTTP 404.*no such model"):
         calibrate(Target(server.url))
 
 

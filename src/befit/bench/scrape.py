@@ -33,12 +33,13 @@ def changes(before: dict[str, float], after: dict[str, float]) -> dict[str, floa
     return {name: value - before.get(name, 0.0) for name, value in after.items() if value != before.get(name, 0.0)}
 
 
-def from_counters(moved: dict[str, float], duration: float) -> dict[str, Any]:
+def from_counters(moved: dict[str, float], busy: float | None) -> dict[str, Any]:
     """Numbers that only the server's counters tell; each is left out where they do not.
 
     prefix_hit_rate: prompt tokens found in the prefix cache, of those looked up (befit, vLLM). acceptance_rate: drafted
-    tokens that were right (befit, vLLM). outside_steps_us: wall time of the run that no step of befit's backend covers,
-    an output token: scheduling, texts, HTTP and, on the same cores, the client.
+    tokens that were right (befit, vLLM). outside_steps_us: of the `busy` seconds in which the server always had work,
+    those that no step of befit's backend covers, an output token: scheduling, texts, HTTP and, on the same cores, the
+    client.
     """
     told: dict[str, Any] = {}
     for prefix, hits, queries in (
@@ -50,6 +51,6 @@ def from_counters(moved: dict[str, float], duration: float) -> dict[str, Any]:
         if drafted := moved.get(f"{prefix}:spec_decode_num_draft_tokens_total"):
             told["acceptance_rate"] = moved.get(f"{prefix}:spec_decode_num_accepted_tokens_total", 0.0) / drafted
     steps, tokens = moved.get("befit:step_seconds_sum"), moved.get("befit:generation_tokens_total")
-    if steps and tokens:
-        told["outside_steps_us"] = 1e6 * (duration - steps) / tokens
+    if steps and tokens and busy is not None:
+        told["outside_steps_us"] = 1e6 * (busy - steps) / tokens
     return told

@@ -126,7 +126,8 @@ def measure(
     if workload.reference:
         likeness = [similarity(record.text, prompt.reference) for record, prompt in _pairs(run)]
         result["similarity"] = sum(likeness) / len(likeness) if likeness else None
-    result["from_server"] = from_counters(moved, result["duration_s"])
+    busy = result["duration_s"] if load.concurrency is not None else None
+    result["from_server"] = from_counters(moved, busy)
     if result["cache_hit_rate"] is None:
         result["cache_hit_rate"] = result["from_server"].get("prefix_hit_rate")
     result["server_counters"] = moved

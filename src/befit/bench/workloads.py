@@ -64,33 +64,36 @@ def make_workload(name: str, target: Target, lengths: Lengths, seed: int, file: 
         assert file is not None
         return _from_file(file, target, lengths)
     vocabulary = calibrate(target, system=name == "shared-prefix")
+    key = (
+        f"{seed} {name} {lengths.prompt} {lengths.prefix}"  # other workloads have other prompts, also for the same seed
+    )
     if name == "random":
-        return _random(vocabulary, lengths, seed)
+        return _random(vocabulary, lengths, key)
     if name == "code-mix":
-        return _code_mix(vocabulary, lengths, seed)
+        return _code_mix(vocabulary, lengths, key)
     if name == "shared-prefix":
-        return _shared_prefix(vocabulary, lengths, seed)
+        return _shared_prefix(vocabulary, lengths, key)
     if name == "editor":
-        return _editor(vocabulary, lengths, seed)
+        return _editor(vocabulary, lengths, key)
     if name == "rewrite":
-        return _rewrite(vocabulary, Counter(target), lengths, seed, chat=target.chat)
+        return _rewrite(vocabulary, Counter(target), lengths, key, chat=target.chat)
     raise ConfigError(f"The workload is {name!r}; choose one of {', '.join(NAMES)}.")
 
 
-def _rng(seed: int, *names: object) -> random.Random:
-    return random.Random(" ".join(map(str, (seed, *names))))
+def _rng(key: str, *names: object) -> random.Random:
+    return random.Random(" ".join(map(str, (key, *names))))
 
 
-def _random(vocabulary: Vocabulary, lengths: Lengths, seed: int) -> Workload:
+def _random(vocabulary: Vocabulary, lengths: Lengths, key: str) -> Workload:
     tokens, output = lengths.prompt or 128, lengths.output or 128
 
     def start(run: str, _sessions: int) -> Prompts:
-        return lambda i: Prompt(vocabulary.text(_rng(seed, run, i), tokens), output, tokens=tokens)
+        return lambda i: Prompt(vocabulary.text(_rng(key, run, i), tokens), output, tokens=tokens)
 
     return Workload("random", start)
 
 
-def _code_mix(vocabulary: Vocabulary, lengths: Lengths, seed: int) -> Workload:
+def _code_mix(vocabulary: Vocabulary, lengths: Lengths, key: str) -> Workload:
     if lengths.prompt is not None:
         raise ConfigError("--workload code-mix has prompts of 128 and 512 tokens; leave out --prompt-tokens.")
     output = lengths.output or 256
@@ -98,23 +101,23 @@ def _code_mix(vocabulary: Vocabulary, lengths: Lengths, seed: int) -> Workload:
     def start(run: str, _sessions: int) -> Prompts:
         def prompt(i: int) -> Prompt:
             # Each pair of requests has one of either length, in an order of its own.
-            tokens = 128 if (i % 2 == 0) == (_rng(seed, run, "pair", i // 2).random() < 0.5) else 512
-            return Prompt(vocabulary.text(_rng(seed, run, i), tokens), output, tokens=tokens)
+            tokens = 128 if (i % 2 == 0) == (_rng(key, run, "pair", i // 2).random() < 0.5) else 512
+            return Prompt(vocabulary.text(_rng(key, run, i), tokens), output, tokens=tokens)
 
         return prompt
 
     return Workload("code-mix", start)
 
 
-def _shared_prefix(vocabulary: Vocabulary, lengths: Lengths, seed: int) -> Workload:
+def _shared_prefix(vocabulary: Vocabulary, lengths: Lengths, key: str) -> Workload:
     prefix, own, output = lengths.prefix or 1024, lengths.prompt or 128, lengths.output or 128
 
     def start(run: str, _sessions: int) -> Prompts:
         # The first words of both parts, and whatever the server adds, count as the prefix.
-        system = vocabulary.text(_rng(seed, run, "system"), prefix, system=True)
+        system = vocabulary.text(_rng(key, run, "system"), prefix, system=True)
 
         def prompt(i: int) -> Prompt:
-            text = " ".join([FIRST, *vocabulary.more(_rng(seed, run, i), own)])
+            text = " ".join([FIRST, *vocabulary.more(_rng(key, run, i), own)])
             return Prompt(text, output, system=system, tokens=prefix + own)
 
         return prompt
@@ -122,7 +125,7 @@ def _shared_prefix(vocabulary: Vocabulary, lengths: Lengths, seed: int) -> Workl
     return Workload("shared-prefix", start)
 
 
-def _editor(vocabulary: Vocabulary, lengths: Lengths, seed: int) -> Workload:
+def _editor(vocabulary: Vocabulary, lengths: Lengths, key: str) -> Workload:
     tokens, output = lengths.prompt or 1500, lengths.output or 16
 
     def start(run: str, sessions: int) -> Prompts:
@@ -131,10 +134,10 @@ def _editor(vocabulary: Vocabulary, lengths: Lengths, seed: int) -> Workload:
         def prompt(i: int) -> Prompt:
             session, version = i % sessions, i // sessions
             if session not in documents:
-                documents[session] = vocabulary.text(_rng(seed, run, session), tokens).split(" ")
+                documents[session] = vocabulary.text(_rng(key, run, session), tokens).split(" ")
             words = documents[session]
             cursor = len(words) // 2
-            typed = vocabulary.more(_rng(seed, run, session, "typed"), TYPED * version)
+            typed = vocabulary.more(_rng(key, run, session, "typed"), TYPED * version)
             text = " ".join([*words[:cursor], *typed, *words[cursor:]])
             return Prompt(text, output, tokens=tokens + TYPED * version)
 
@@ -143,14 +146,14 @@ def _editor(vocabulary: Vocabulary, lengths: Lengths, seed: int) -> Workload:
     return Workload("editor", start, by_session=True)
 
 
-def _rewrite(vocabulary: Vocabulary, counter: Counter, lengths: Lengths, seed: int, *, chat: bool) -> Workload:
+def _rewrite(vocabulary: Vocabulary, counter: Counter, lengths: Lengths, key: str, *, chat: bool) -> Workload:
     if lengths.prompt is not None:
         raise ConfigError("--workload rewrite has prompts of its own length; leave out --prompt-tokens.")
-    output = lengths.output or counter.tokens(rewriting(_rng(seed, "length"), chat=chat).after) - vocabulary.base
+    output = lengths.output or counter.tokens(rewriting(_rng(key, "length"), chat=chat).after) - vocabulary.base
 
     def start(run: str, _sessions: int) -> Prompts:
         def prompt(i: int) -> Prompt:
-            task = rewriting(_rng(seed, run, i), chat=chat)
+            task = rewriting(_rng(key, run, i), chat=chat)
             return Prompt(task.prompt, output, reference=task.after)
 
         return prompt

@@ -19,9 +19,16 @@ from befit.cli.options import POSITIVE
 @click.option("--threads", type=POSITIVE, metavar="N", help="[default: one a core]")
 @click.option("--activation-bits", type=click.Choice(["16", "8"]), default="16", show_default=True)
 @click.option(
-    "--megabytes", type=click.FloatRange(min=0.1), default=64.0, show_default=True, help="Weights in the file's format."
+    "--megabytes",
+    type=click.FloatRange(min=0.1),
+    metavar="N",
+    default=64.0,
+    show_default=True,
+    help="Weights in the file's format.",
 )
-@click.option("--seconds", type=click.FloatRange(min=0.001), default=0.1, show_default=True, help="For each kernel.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.001), metavar="N", default=0.1, show_default=True, help="For each kernel."
+)
 @output_options()
 def command(**options: Any) -> None:
     """Time every matrix kernel beside what this machine can do at best, and check its results.

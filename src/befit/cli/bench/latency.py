@@ -15,7 +15,7 @@ from befit.store.catalogue import DEFAULT_MODEL
 @click.argument("model", default=DEFAULT_MODEL)
 @click.option("--contexts", type=Numbers(), default="128,512,2048", show_default=True, help="Tokens of each sequence.")
 @click.option("--batches", type=Numbers(), default="1,8,32", show_default=True, help="Sequences of a step.")
-@click.option("--steps", type=POSITIVE, default=16, show_default=True, help="Decode steps that are timed.")
+@click.option("--steps", type=POSITIVE, metavar="N", default=16, show_default=True, help="Decode steps that are timed.")
 @click.option("--token-budget", type=POSITIVE, metavar="N", help="Tokens of a prefill step.  [default: auto]")
 @engine_options
 @output_options()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +49,16 @@ def output_options(plot: bool = True) -> Callable[[Function], Function]:
         )
 
     return add
+
+
+seed_option = click.option(
+    "--seed",
+    type=int,
+    metavar="N",
+    default=lambda: time.time_ns() // 1_000_000,
+    show_default="the time: no prompt was sent before",
+    help="Of prompts and arrivals.",
+)
 
 
 def check_outputs(json_file: Path | None, plot: Path | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from befit.cli.bench.options import Numbers, check_outputs, echo_all, finish, output_options, settings
+from befit.cli.bench.options import Numbers, check_outputs, echo_all, finish, output_options, seed_option, settings
 from befit.cli.options import POSITIVE
 
 
@@ -26,20 +26,21 @@ from befit.cli.options import POSITIVE
     "--befit", "befit_options", default="", metavar="OPTIONS", help="More options of befit serve, in one text."
 )
 @click.option("--clients", type=Numbers(), default="1,8,32", show_default=True)
-@click.option("--prompt-tokens", type=POSITIVE, default=113, show_default=True)
-@click.option("--output-tokens", type=POSITIVE, default=128, show_default=True)
+@click.option("--prompt-tokens", type=POSITIVE, metavar="N", default=113, show_default=True)
+@click.option("--output-tokens", type=POSITIVE, metavar="N", default=128, show_default=True)
 @click.option(
     "--prefill-tokens",
     type=click.IntRange(min=0),
+    metavar="N",
     default=512,
     show_default=True,
     help="One long prompt; 0 leaves it out.",
 )
 @click.option("--rewrite/--no-rewrite", default=True, show_default=True, help="Rewriting a 60-line file.")
-@click.option("--repeat", type=POSITIVE, default=3, show_default=True, help="Rounds.")
+@click.option("--repeat", type=POSITIVE, metavar="N", default=3, show_default=True, help="Rounds.")
 @click.option("--alone", is_flag=True, help="Only one server at a time: each is started anew in each round.")
 @click.option("--chat", is_flag=True, help="Use /chat/completions, not /completions.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@seed_option
 @output_options()
 def command(**options: Any) -> int:
     """Run the same work on befit and on other servers, in turn, and print the ratios befit / peer.

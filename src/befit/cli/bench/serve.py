@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from befit.cli.bench.options import Numbers, check_outputs, echo_all, finish, output_options, progress_bar, settings
+from befit.cli.bench.options import (
+    Numbers,
+    check_outputs,
+    echo_all,
+    finish,
+    output_options,
+    progress_bar,
+    seed_option,
+    settings,
+)
 from befit.cli.options import POSITIVE
 
 WORKLOADS = ("random", "code-mix", "shared-prefix", "editor", "rewrite", "file")
@@ -40,15 +49,21 @@ WORKLOADS = ("random", "code-mix", "shared-prefix", "editor", "rewrite", "file")
     metavar="FILE",
     help="JSONL of --workload file.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of prompts and arrivals.")
+@seed_option
 @click.option(
-    "--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Requests first that are not counted."
+    "--warmup",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=2,
+    show_default=True,
+    help="Requests first that are not counted.",
 )
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True)
+@click.option("--temperature", type=click.FloatRange(min=0), metavar="N", default=0.0, show_default=True)
 @click.option("--ignore-eos/--no-ignore-eos", default=True, show_default=True, help="Ask for outputs of full length.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
     default=600.0,
     show_default=True,
     help="Seconds a request.",

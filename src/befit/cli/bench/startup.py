@@ -14,7 +14,7 @@ from befit.store.catalogue import DEFAULT_MODEL
 @click.command("startup", context_settings={"ignore_unknown_options": True})
 @click.argument("model", default=DEFAULT_MODEL)
 @click.argument("serve_options", nargs=-1, type=click.UNPROCESSED)
-@click.option("--repeat", type=POSITIVE, default=5, show_default=True)
+@click.option("--repeat", type=POSITIVE, metavar="N", default=5, show_default=True)
 @output_options()
 def command(model: str, serve_options: tuple[str, ...], **options: Any) -> None:
     """Start `befit serve MODEL`, wait for /health, ask for a few tokens, end it; and again.

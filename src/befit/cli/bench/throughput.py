@@ -6,19 +6,19 @@ from typing import Any
 
 import click
 
-from befit.cli.bench.options import check_outputs, finish, output_options, settings
+from befit.cli.bench.options import check_outputs, finish, output_options, seed_option, settings
 from befit.cli.options import POSITIVE, engine_options, to_engine_options
 from befit.store.catalogue import DEFAULT_MODEL
 
 
 @click.command("throughput")
 @click.argument("model", default=DEFAULT_MODEL)
-@click.option("--requests", type=POSITIVE, default=64, show_default=True)
-@click.option("--prompt-tokens", type=POSITIVE, default=128, show_default=True)
-@click.option("--output-tokens", type=POSITIVE, default=128, show_default=True)
+@click.option("--requests", type=POSITIVE, metavar="N", default=64, show_default=True)
+@click.option("--prompt-tokens", type=POSITIVE, metavar="N", default=128, show_default=True)
+@click.option("--output-tokens", type=POSITIVE, metavar="N", default=128, show_default=True)
 @click.option("--max-seqs", type=POSITIVE, metavar="N", help="Requests that run at once.  [default: auto]")
 @click.option("--token-budget", type=POSITIVE, metavar="N", help="Tokens that one step computes.  [default: auto]")
-@click.option("--seed", type=int, default=0, show_default=True)
+@seed_option
 @engine_options
 @output_options(plot=False)
 def command(model: str, **options: Any) -> int:
