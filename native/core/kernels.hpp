@@ -45,17 +45,19 @@ constexpr int scale_sets(Format f) { return f == Format::q6s || is_affine(f) ? 2
 constexpr int group_bytes(Format f) { return integer_bytes(f) + 32 * scale_sets(f); }
 constexpr int element_bytes(Format f) { return f == Format::f32 ? 4 : 2; }
 
-// Activations quantised in groups of 32: x = d * q. With `wide`, q has 16 bits, q = 256 * high + low, and products with
-// weights are taken twice; otherwise 8 bits, and `low` is null. Tokens lie in blocks of 16, groups inside a block.
+// Activations quantised in groups of 32: x = d * q. With `wide`, q has 12 bits, q = 16 * high + low with high signed and
+// low from 0 to 15, and products with weights are taken twice; otherwise q has 8 bits. Tokens lie in blocks of 16,
+// groups inside a block, and a token's bytes of a group side by side: 32 bytes q, or 32 bytes high and 32 bytes low.
 struct QAct {
   int groups = 0;
-  int8_t* high = nullptr;  // [block][group][16][32]
-  int8_t* low = nullptr;   // the same
+  bool wide = false;
+  int8_t* q = nullptr;     // [block][group][16][bytes()]
   float* d = nullptr;      // [block][group][16]
   float* sum = nullptr;    // [block][group][16]      d * sum of the 32 q
   float* half = nullptr;   // [block][group][2][16]   d * sum of the first and of the last 16 q
 
   size_t cell(int token) const { return (size_t)(token / kBlockTokens) * groups * kBlockTokens + token % kBlockTokens; }
+  static constexpr int bytes(bool wide) { return wide ? 2 * kGroup : kGroup; }
 };
 
 // Rows of one KV head: `rows` queries that read the same pages.

@@ -11,8 +11,8 @@ Value::View Value::make(int tokens) {
     const int blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
     const size_t cells = (size_t)blocks * (width / kGroup) * kBlockTokens;
     v.q.groups = width / kGroup;
-    v.q.high = (int8_t*)memory_.emplace_back(cells * kGroup).data();
-    if (wide) v.q.low = (int8_t*)memory_.emplace_back(cells * kGroup).data();
+    v.q.wide = wide;
+    v.q.q = (int8_t*)memory_.emplace_back(cells * QAct::bytes(wide)).data();
     float* scales = (float*)memory_.emplace_back(cells * 4 * sizeof(float)).data();
     v.q.d = scales;
     v.q.sum = scales + cells;

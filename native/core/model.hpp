@@ -108,7 +108,7 @@ class Model {
 
   const Kernels& kernels;
   ThreadPool pool;
-  const bool wide;  // activations of quantised matrices have 16 bits, not 8
+  const bool wide;  // activations of quantised matrices have 12 bits, not 8
   const int max_tokens, max_rows, pages;
   std::vector<Value> values;
   std::vector<Matrix> matrices;

@@ -1,9 +1,10 @@
 // AVX-512 with AMX: matrices times nine or more tokens go through the tile unit, the rest is the AVX-512 code. So are
 // weights with two scales a group (Q6_K), which would leave half of every tile empty.
 //
-// A tile multiplication takes 16 tokens x 32 columns (their layout in QAct, as it lies) by 32 columns x 16 rows (the
-// packed layout of 8-bit weights, as it lies; narrower ones are widened into a buffer first). The integers are exact,
-// and the float operations for one token are those of gemm.inl in the same order: the results are bit for bit the same.
+// A tile multiplication takes 16 tokens x 64 bytes by 64 bytes x 16 rows. With weights q of 4 bits one of them does a whole
+// group of 12-bit activations: the tokens' bytes as they lie in QAct, high then low, against the bytes 16 q, then q. Wider
+// weights leave no room for 16 q; they and 8-bit activations go 32 bytes at a time. The integers are exact, and the float
+// operations for one token are those of gemm.inl in the same order: the results are bit for bit the same.
 // Source of the instructions: Intel Architecture Instruction Set Extensions Programming Reference, chapter 3.
 #include <immintrin.h>
 
@@ -22,89 +23,122 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-// Tiles 0, 1: tokens by 32 columns, high and low bytes; 2: weights; 4 to 7: products. The numbers are parts of the
-// instructions, so they must be literals.
+// Tiles 0, 1: tokens and weights of a multiplication by 64 bytes; 2, 3: by 32 bytes; 4 to 7: products. The numbers are
+// parts of the instructions, so they must be literals.
 static void configure() {
   static thread_local bool done = false;
   if (done) return;
   TileConfig c;
   for (int t = 0; t < 8; t++) {
-    c.rows[t] = t == 2 ? 8 : 16;
-    c.column_bytes[t] = t < 2 ? 32 : 64;
+    c.rows[t] = t == 3 ? 8 : 16;
+    c.column_bytes[t] = t == 2 ? 32 : 64;
   }
-  _tile_loadconfig(&c);
+  // Not the intrinsic: gcc 12 believes that it reads eight bytes only, and may leave the rest of c unwritten.
+  asm volatile("ldtilecfg %0" : : "m"(c));
   done = true;
 }
 
-constexpr int kPanelGroups = 48;  // groups widened at a time: with their products they stay in the first-level cache
-
-// Widened weights of some groups.
-struct alignas(64) Panel {
-  uint8_t w[kPanelGroups][512];
+// How a format's groups are multiplied.
+template <Format F, bool Wide> struct Plan {
+  static constexpr bool joined = Wide && bits_of(F) == 4;  // high and low in one multiplication
+  static constexpr bool split = Wide && !joined;           // high and low one after the other
+  static constexpr int bytes = joined ? 1024 : 512;        // of a group's widened weights
 };
 
-template <Format F> static const uint8_t* widen(const uint8_t* p, int groups, Panel& out) {
+constexpr int kPanelBytes = 10 << 10;  // of groups widened at a time: with activations and products they stay in the first-level cache
+
+struct alignas(64) Panel {
+  uint8_t w[kPanelBytes];
+};
+
+template <Format F, bool Wide> static const uint8_t* widen(const uint8_t* p, int groups, Panel& out) {
   if constexpr (F == Format::q8s) return p;
-  for (int g = 0; g < groups; g++, p += group_bytes(F)) {
+  uint8_t* w = out.w;
+  for (int g = 0; g < groups; g++, p += group_bytes(F), w += Plan<F, Wide>::bytes) {
     for (int b = 0; b < group_bytes(F); b += 64) prefetch(p + 2048 + b);
-    VI x[8];
-    expand<F>(p, 0, x);
-    for (int j = 0; j < 8; j++) _mm512_store_si512(out.w[g] + 64 * j, x[j]);
+    if constexpr (Plan<F, Wide>::joined) {
+      const VI low = b_set(15), high = b_set(-16);
+      for (int j = 0; j < 4; j++) {
+        const VI x = i_load(p + 64 * j);
+        _mm512_store_si512(w + 64 * j, b_and(w_shl<4>(x), high));
+        _mm512_store_si512(w + 64 * (j + 4), b_and(x, high));
+        _mm512_store_si512(w + 64 * (j + 8), b_and(x, low));
+        _mm512_store_si512(w + 64 * (j + 12), b_and(w_shr<4>(x), low));
+      }
+    } else {
+      VI x[8];
+      expand<F>(p, 0, x);
+      for (int j = 0; j < 8; j++) _mm512_store_si512(w + 64 * j, x[j]);
+    }
   }
-  return out.w[0];
+  return out.w;
 }
 
 struct alignas(64) Products {
   int32_t high[kBlockTokens][16], low[kBlockTokens][16];
 };
 
-// 16 tokens times 32 columns, into the tiles of one of two slots.
-template <bool Wide, int Slot> static inline void multiply(const uint8_t* w, const int8_t* high, const int8_t* low) {
-  _tile_loadd(0, high, kGroup);
-  if constexpr (Wide) _tile_loadd(1, low, kGroup);
-  _tile_loadd(2, w, 64);
+// 16 tokens times one group, into the tiles of one of two slots.
+template <Format F, bool Wide, int Slot> static inline void multiply(const uint8_t* w, const int8_t* q) {
+  constexpr int stride = QAct::bytes(Wide);
+  if constexpr (Plan<F, Wide>::joined) {
+    _tile_loadd(0, q, stride);
+    _tile_loadd(1, w, 64);
+    if constexpr (Slot == 0) {
+      _tile_zero(4);
+      _tile_dpbsud(4, 0, 1);
+    } else {
+      _tile_zero(6);
+      _tile_dpbsud(6, 0, 1);
+    }
+    return;
+  }
+  _tile_loadd(2, q, stride);
+  _tile_loadd(3, w, 64);
   if constexpr (Slot == 0) {
     _tile_zero(4);
-    _tile_dpbsud(4, 0, 2);
-    if constexpr (Wide) {
-      _tile_zero(5);
-      _tile_dpbsud(5, 1, 2);
-    }
+    _tile_dpbsud(4, 2, 3);
   } else {
     _tile_zero(6);
-    _tile_dpbsud(6, 0, 2);
-    if constexpr (Wide) {
+    _tile_dpbsud(6, 2, 3);
+  }
+  if constexpr (Plan<F, Wide>::split) {
+    _tile_loadd(2, q + kGroup, stride);
+    if constexpr (Slot == 0) {
+      _tile_zero(5);
+      _tile_dpbsud(5, 2, 3);
+    } else {
       _tile_zero(7);
-      _tile_dpbsud(7, 1, 2);
+      _tile_dpbsud(7, 2, 3);
     }
   }
 }
 
-template <bool Wide, int Slot> static inline void store(Products& out) {
+template <bool Split, int Slot> static inline void store(Products& out) {
   if constexpr (Slot == 0) {
     _tile_stored(4, out.high, 64);
-    if constexpr (Wide) _tile_stored(5, out.low, 64);
+    if constexpr (Split) _tile_stored(5, out.low, 64);
   } else {
     _tile_stored(6, out.high, 64);
-    if constexpr (Wide) _tile_stored(7, out.low, 64);
+    if constexpr (Split) _tile_stored(7, out.low, 64);
   }
 }
 
-template <bool Wide> static inline VF product(const Products& p, int m) {
+template <bool Split> static inline VF product(const Products& p, int m) {
   VI x = i_load(p.high[m]);
-  if constexpr (Wide) x = i_add(i_shl<8>(x), i_load(p.low[m]));
+  if constexpr (Split) x = i_add(i_shl<4>(x), i_load(p.low[m]));
   return i_float(x);
 }
 
 // One group's products, scaled, into 16 tokens' sums. Inlined by force: the sums must stay in registers.
-template <Format F, bool Wide>
+template <Format F, bool Split>
 [[gnu::always_inline]] static inline void add_group(const Products& x, const uint8_t* scales, const float* d, const float* sum,
                                                     VF (&acc)[kBlockTokens]) {
   const VF s = f_load16((const uint16_t*)scales);
   const VF z = is_affine(F) ? f_load16((const uint16_t*)scales + 16) : f_mul(s, f_set(zero_of(F)));
 #pragma GCC unroll 16
   for (int m = 0; m < kBlockTokens; m++) {
-    const VF t = f_fma(product<Wide>(x, m), f_mul(s, f_set(d[m])), acc[m]);
+    const VF t = f_fma(product<Split>(x, m), f_mul(s, f_set(d[m])), acc[m]);
     acc[m] = f_fnma(z, f_set(sum[m]), t);
   }
 }
@@ -113,55 +147,60 @@ template <Format F, bool Wide>
 // is stored, the one before that is scaled and summed, because the tile unit and its stores have long latencies.
 template <Format F, bool Wide>
 static void sum_groups(const uint8_t* w, const uint8_t* p, const QAct& act, int token, int g0, int groups, float* out, size_t out_stride) {
-  constexpr int bytes = group_bytes(F), step = kBlockTokens * kGroup, stride = F == Format::q8s ? bytes : 512;
+  constexpr bool split = Plan<F, Wide>::split;
+  constexpr int bytes = group_bytes(F), step = kBlockTokens * QAct::bytes(Wide), stride = F == Format::q8s ? bytes : Plan<F, Wide>::bytes;
   const size_t cell = act.cell(token) + (size_t)g0 * kBlockTokens;
-  const int8_t *high = act.high + cell * kGroup, *low = Wide ? act.low + cell * kGroup : high;
+  const int8_t* q = act.q + cell * QAct::bytes(Wide);
   const float *d = act.d + cell, *sum = act.sum + cell;
   const uint8_t* scales = p + integer_bytes(F);
   Products products[2];
   VF acc[kBlockTokens];
 #pragma GCC unroll 16
   for (int m = 0; m < kBlockTokens; m++) acc[m] = g0 ? f_load(out + m * out_stride) : f_zero();
-  const auto begin0 = [&](int g) { multiply<Wide, 0>(w + (size_t)g * stride, high + (size_t)g * step, low + (size_t)g * step); };
-  const auto begin1 = [&](int g) { multiply<Wide, 1>(w + (size_t)g * stride, high + (size_t)g * step, low + (size_t)g * step); };
+  const auto begin0 = [&](int g) { multiply<F, Wide, 0>(w + (size_t)g * stride, q + (size_t)g * step); };
+  const auto begin1 = [&](int g) { multiply<F, Wide, 1>(w + (size_t)g * stride, q + (size_t)g * step); };
+  const auto add = [&](int g) __attribute__((always_inline)) {
+    add_group<F, split>(products[g & 1], scales + (size_t)g * bytes, d + g * kBlockTokens, sum + g * kBlockTokens, acc);
+  };
   int g = 0;
   begin0(0);
-  store<Wide, 0>(products[0]);
+  store<split, 0>(products[0]);
   if (groups > 1) begin1(1);
   for (; g + 3 < groups; g += 2) {  // group g is stored and group g + 1 multiplied
-    store<Wide, 1>(products[1]);
+    store<split, 1>(products[1]);
     begin0(g + 2);
-    add_group<F, Wide>(products[0], scales + (size_t)g * bytes, d + g * kBlockTokens, sum + g * kBlockTokens, acc);
-    store<Wide, 0>(products[0]);
+    add(g);
+    store<split, 0>(products[0]);
     begin1(g + 3);
-    add_group<F, Wide>(products[1], scales + (size_t)(g + 1) * bytes, d + (g + 1) * kBlockTokens, sum + (g + 1) * kBlockTokens, acc);
+    add(g + 1);
   }
   for (; g < groups; g++) {  // the last three at most
     if (g & 1) {
-      if (g + 1 < groups) store<Wide, 0>(products[0]);
+      if (g + 1 < groups) store<split, 0>(products[0]);
     } else {
-      if (g + 1 < groups) store<Wide, 1>(products[1]);
+      if (g + 1 < groups) store<split, 1>(products[1]);
       if (g + 2 < groups) begin0(g + 2);
     }
-    add_group<F, Wide>(products[g & 1], scales + (size_t)g * bytes, d + g * kBlockTokens, sum + g * kBlockTokens, acc);
+    add(g);
   }
 #pragma GCC unroll 16
   for (int m = 0; m < kBlockTokens; m++) f_store(out + m * out_stride, acc[m]);
 }
 
 template <Format F, bool Wide> static void gemm_width(const uint8_t* p, const QAct& a, int token, int count, float* out, size_t stride) {
+  constexpr int most = kPanelBytes / Plan<F, Wide>::bytes;
   Panel panel;
-  for (int g = 0; g < a.groups; g += kPanelGroups) {
-    const int n = a.groups - g < kPanelGroups ? a.groups - g : kPanelGroups;
+  for (int g = 0; g < a.groups; g += most) {
+    const int n = a.groups - g < most ? a.groups - g : most;
     const uint8_t* from = p + (size_t)g * group_bytes(F);
-    const uint8_t* w = widen<F>(from, n, panel);
+    const uint8_t* w = widen<F, Wide>(from, n, panel);
     for (int t = 0; t < count; t += kBlockTokens) sum_groups<F, Wide>(w, from, a, token + t, g, n, out + t * stride, stride);
   }
 }
 
 template <Format F> static void gemm_format(const uint8_t* p, const QAct& a, int token, int count, float* out, size_t stride) {
   configure();
-  if (a.low) gemm_width<F, true>(p, a, token, count, out, stride);
+  if (a.wide) gemm_width<F, true>(p, a, token, count, out, stride);
   else gemm_width<F, false>(p, a, token, count, out, stride);
 }
 

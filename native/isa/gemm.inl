@@ -3,15 +3,16 @@
 
 // Products of N vectors of weights, from w, with the activations of T tokens at the same columns. Integer sums are exact
 // in any order: several chains run side by side because one chain alone would wait for the multiplier's latency.
-template <Format F, bool Wide, int N, int T> static inline void dot(const VI* w, const int8_t* high, const int8_t* low, VI (&out)[T]) {
+template <Format F, bool Wide, int N, int T> static inline void dot(const VI* w, const int8_t* a, VI (&out)[T]) {
+  constexpr int bytes = QAct::bytes(Wide);
   if constexpr (kShortSums && F != Format::q8s) {
     for (int t = 0; t < T; t++) {
-      out[t] = i_dot_short<bits_of(F), N>(w, high + t * kGroup);
-      if constexpr (Wide) out[t] = i_add(i_shl<8>(out[t]), i_dot_short<bits_of(F), N>(w, low + t * kGroup));
+      out[t] = i_dot_short<bits_of(F), N>(w, a + t * bytes);
+      if constexpr (Wide) out[t] = i_add(i_shl<4>(out[t]), i_dot_short<bits_of(F), N>(w, a + t * bytes + kGroup));
     }
     return;
   }
-  constexpr int C = T == 1 ? 4 : T == 2 ? 2 : 1, L = Wide ? 2 : 1;
+  constexpr int C = N == 4 ? 1 : T <= 2 ? 2 : 1, L = Wide ? 2 : 1;
   VI x[L][T][C];
   for (int l = 0; l < L; l++)
     for (int t = 0; t < T; t++)
@@ -20,20 +21,40 @@ template <Format F, bool Wide, int N, int T> static inline void dot(const VI* w,
   for (int j = 0; j < N; j++)
 #pragma GCC unroll 4
     for (int t = 0; t < T; t++) {
-      x[0][t][j % C] = i_dot(x[0][t][j % C], w[j], high + t * kGroup + 4 * j);
-      if constexpr (Wide) x[1][t][j % C] = i_dot(x[1][t][j % C], w[j], low + t * kGroup + 4 * j);
+      x[0][t][j % C] = i_dot(x[0][t][j % C], w[j], a + t * bytes + 4 * j);
+      if constexpr (Wide) x[1][t][j % C] = i_dot(x[1][t][j % C], w[j], a + t * bytes + kGroup + 4 * j);
     }
 #pragma GCC unroll 4
   for (int t = 0; t < T; t++) {
     for (int l = 0; l < L; l++)
       for (int c = 1; c < C; c++) x[l][t][0] = i_add(x[l][t][0], x[l][t][c]);
-    out[t] = Wide ? i_add(i_shl<8>(x[0][t][0]), x[L - 1][t][0]) : x[0][t][0];
+    out[t] = Wide ? i_add(i_shl<4>(x[0][t][0]), x[L - 1][t][0]) : x[0][t][0];
   }
+}
+
+// The same for one token and weights of 4 bits, as they lie. The upper nibbles stay where they are, as 16 q: for a single
+// token it is cheaper to shift their sum.
+template <bool Wide> static inline VI dot_one(const uint8_t* p, int h, const int8_t* a) {
+  const VI low = b_set(15), high = b_set(-16);
+  VI x = i_zero(), y = i_zero(), xl = i_zero(), yl = i_zero();
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; j++) {
+    const VI w = i_load(p + 64 * j + h * kLanes * 4);
+    x = i_dot(x, b_and(w, low), a + 4 * j);
+    y = i_dot(y, b_and(w, high), a + 16 + 4 * j);
+    if constexpr (Wide) {
+      xl = i_dot(xl, b_and(w, low), a + kGroup + 4 * j);
+      yl = i_dot(yl, b_and(w, high), a + kGroup + 16 + 4 * j);
+    }
+  }
+  if constexpr (Wide) return i_add(i_add(i_shl<4>(x), xl), i_add(y, i_sar<4>(yl)));
+  return i_add(x, i_sar<4>(y));
 }
 
 template <Format F, bool Wide, int M> static void gemm_tile(const uint8_t* p, const QAct& act, int token, float* out, size_t stride) {
   const size_t cell = act.cell(token);
-  const int8_t *high = act.high + cell * kGroup, *low = Wide ? act.low + cell * kGroup : nullptr;
+  constexpr int act_bytes = QAct::bytes(Wide);
+  const int8_t* q = act.q + cell * act_bytes;
   const float *d = act.d + cell, *sum = act.sum + cell;
   const float* half = act.half + 2 * (cell - token % kBlockTokens) + token % kBlockTokens;
   constexpr int ints = integer_bytes(F), bytes = group_bytes(F);
@@ -45,8 +66,9 @@ template <Format F, bool Wide, int M> static void gemm_tile(const uint8_t* p, co
     const uint16_t* scales = (const uint16_t*)(p + ints);
 #pragma GCC unroll 4
     for (int h = 0; h < NV; h++) {
+      constexpr bool one = M == 1 && bits_of(F) == 4 && !kShortSums;
       VI w[8];
-      expand<F>(p, h, w);
+      if constexpr (!one) expand<F>(p, h, w);
       const VF s = f_load16(scales + h * kLanes);
       constexpr int T = M % 4 == 0 ? 4 : M % 2 == 0 ? 2 : M == 1 ? 1 : 3;  // tokens side by side
       const VF s2 = F == Format::q6s ? f_load16(scales + 16 + h * kLanes) : s;
@@ -54,11 +76,11 @@ template <Format F, bool Wide, int M> static void gemm_tile(const uint8_t* p, co
       const VF z2 = f_mul(s2, f_set(zero_of(F)));
 #pragma GCC unroll 4
       for (int m0 = 0; m0 < M; m0 += T) {
-        const int8_t *a = high + m0 * kGroup, *b = Wide ? low + m0 * kGroup : a;
+        const int8_t* a = q + m0 * act_bytes;
         if constexpr (F == Format::q6s) {
           VI x[T], y[T];
-          dot<F, Wide, 4, T>(w, a, b, x);
-          dot<F, Wide, 4, T>(w + 4, a + 16, b + 16, y);
+          dot<F, Wide, 4, T>(w, a, x);
+          dot<F, Wide, 4, T>(w + 4, a + 16, y);
 #pragma GCC unroll 4
           for (int t = 0; t < T; t++) {
             const int m = m0 + t;
@@ -70,7 +92,8 @@ template <Format F, bool Wide, int M> static void gemm_tile(const uint8_t* p, co
           }
         } else {
           VI x[T];
-          dot<F, Wide, 8, T>(w, a, b, x);
+          if constexpr (one) x[0] = dot_one<Wide>(p, h, a);
+          else dot<F, Wide, 8, T>(w, a, x);
 #pragma GCC unroll 4
           for (int t = 0; t < T; t++) {
             const int m = m0 + t;
@@ -81,8 +104,7 @@ template <Format F, bool Wide, int M> static void gemm_tile(const uint8_t* p, co
       }
     }
     p += bytes;
-    high += kBlockTokens * kGroup;
-    low += Wide ? kBlockTokens * kGroup : 0;
+    q += kBlockTokens * act_bytes;
     d += kBlockTokens;
     sum += kBlockTokens;
     half += 2 * kBlockTokens;
@@ -110,7 +132,7 @@ template <Format F, bool Wide> static void gemm_count(const uint8_t* p, const QA
 }
 
 template <Format F> static void gemm_width(const uint8_t* p, const QAct& a, int token, int count, float* out, size_t stride) {
-  if (a.low) gemm_count<F, true>(p, a, token, count, out, stride);
+  if (a.wide) gemm_count<F, true>(p, a, token, count, out, stride);
   else gemm_count<F, false>(p, a, token, count, out, stride);
 }
 

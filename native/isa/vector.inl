@@ -51,9 +51,10 @@ static void add(const float* a, const float* b, int n, float* out) {
 
 static void quantize(const float* x, const QAct& act, int token, int g0, int n) {
   const size_t cell = act.cell(token), slot = token % kBlockTokens;
-  const float top_q = act.low ? 32639.0f : 127.0f;  // 256 * 127 + 127
+  const float top_q = act.wide ? 2047.0f : 127.0f;
   for (int i = 0; i < n; i++, x += kGroup) {
     const size_t at = cell + (size_t)(g0 + i) * kBlockTokens;
+    int8_t* q = act.q + at * QAct::bytes(act.wide);
     VF top = f_zero(), poison = f_zero();
     for (int k = 0; k < kGroup; k += kLanes) {
       const VF v = f_load(x + k);
@@ -68,12 +69,12 @@ static void quantize(const float* x, const QAct& act, int token, int g0, int n) 
       for (int k = 16 * h; k < 16 * h + 16; k += kLanes) {
         const VI v = i_from(f_mul(f_load(x + k), inverse));
         s = i_add(s, v);
-        if (act.low) {
-          const VI high = i_sar<8>(i_add(v, i_set(128)));
-          i_store8(act.high + at * kGroup + k, high);
-          i_store8(act.low + at * kGroup + k, i_sub(v, i_shl<8>(high)));
+        if (act.wide) {
+          const VI high = i_sar<4>(v);
+          i_store8(q + k, high);
+          i_store8(q + kGroup + k, i_sub(v, i_shl<4>(high)));
         } else {
-          i_store8(act.high + at * kGroup + k, v);
+          i_store8(q + k, v);
         }
       }
       half[h] = i_hsum(s);

@@ -31,7 +31,7 @@ class EngineConfig:
     n_blocks         KV pages in the pool
     threads          worker threads of a CPU backend
     backend          "native" or "reference"
-    activation_bits  16: inputs of quantised matrices are as exact as float; 8: faster with many sequences, less exact
+    activation_bits  of the inputs of quantised matrices. 12: hardly less exact than float; 8: faster in batches, less exact
     prefix_cache     reuse KV pages of equal prefixes
     max_queue        requests that may wait before new ones are refused
     """

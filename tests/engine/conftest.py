@@ -175,7 +175,7 @@ def _make_model(**changes: Any) -> LoadedModel:
         "prefix_cache": True,
         "max_queue": 1000,
     }
-    config = EngineConfig(**{"activation_bits": 16, **settings, **changes})
+    config = EngineConfig(**{"activation_bits": 12, **settings, **changes})
     backend = FakeBackend(config.n_blocks, config.block_size)
     return LoadedModel("fake", Path("fake.gguf"), {}, _program(), FakeTokenizer(), backend, config)  # type: ignore[arg-type]
 

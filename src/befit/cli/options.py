@@ -19,9 +19,9 @@ def engine_options(function: Function) -> Function:
     for option in (
         click.option(
             "--activation-bits",
-            type=click.Choice(["16", "8"]),
+            type=click.Choice(["12", "8"]),
             callback=lambda _context, _option, value: value and int(value),
-            help="8 is faster with many requests and less exact.  [default: 16]",
+            help="8 is faster with many requests and less exact.  [default: 12]",
         ),
         click.option(
             "--backend",

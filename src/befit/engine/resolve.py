@@ -35,8 +35,8 @@ def resolve(
     backend = "native" if options.backend == "auto" else options.backend
     if backend not in _KV_ELEMENT_BYTES:
         raise ConfigError(f"backend is {backend!r}; choose auto, native or reference.")
-    if options.activation_bits not in (None, 8, 16):
-        raise ConfigError(f"activation_bits is {options.activation_bits}; choose 16 (exact) or 8 (faster in batches).")
+    if options.activation_bits not in (None, 8, 12):
+        raise ConfigError(f"activation_bits is {options.activation_bits}; choose 12 (exact) or 8 (faster in batches).")
     if options.activation_bits and backend != "native":
         raise ConfigError(
             f"activation_bits is {options.activation_bits}, but the {backend} backend computes in float32."
@@ -73,7 +73,7 @@ def resolve(
         n_blocks=n_blocks,
         threads=options.threads or physical_cores(root),
         backend=backend,
-        activation_bits=options.activation_bits or 16,
+        activation_bits=options.activation_bits or 12,
         prefix_cache=options.prefix_cache,
         max_queue=options.max_queue,
     )

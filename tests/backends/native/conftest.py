@@ -16,7 +16,7 @@ def isa(request, monkeypatch):
 def load():
     """load(model, name="native", ...) -> a backend with 32 pages."""
 
-    def make(model, name="native", threads=2, activation_bits=16):
+    def make(model, name="native", threads=2, activation_bits=12):
         return backends.create(
             name,
             model.program,

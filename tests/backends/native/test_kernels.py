@@ -13,9 +13,9 @@ DENSE = ("f32", "f16", "bf16")
 
 
 def rounded(x, wide):
-    """x as the kernels see it: groups of 32 rounded to 8 or, when wide, 16 bits."""
+    """x as the kernels see it: groups of 32 rounded to 8 or, when wide, 12 bits."""
     groups = x.reshape(len(x), -1, 32)
-    peak, most = np.abs(groups).max(-1, keepdims=True), np.float32(32639 if wide else 127)
+    peak, most = np.abs(groups).max(-1, keepdims=True), np.float32(2047 if wide else 127)
     q = np.rint(groups * (most / peak))
     d = peak / most
     return (q * d).reshape(x.shape)
