@@ -7,11 +7,13 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <chrono>
 #include <cstring>
 #include <stdexcept>
 
 #include "core/isa.hpp"
 #include "core/ops.hpp"
+#include "core/probe.hpp"
 
 namespace nb = nanobind;
 using namespace befit;
@@ -147,28 +149,31 @@ template <typename Op> void add(Model& m, std::unique_ptr<Op> op) { m.add_op(std
 // x [tokens, columns] times a packed matrix, as a Linear op computes it: for tests and kernel benchmarks.
 nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns, const std::string& format, const Rows& x, bool wide, int repeat) {
   const int n = (int)x.shape(0);
-  Model m(*find_kernels(isa), 1, wide, n, n, 1);
-  const Source src = source(raw, rows, columns, format);
-  const int in = m.add_value(columns, true, src.blocks != nullptr, false), out = m.add_value(rows, true, false, false);
-  auto op = std::make_unique<LinearOp>();
-  op->x = in;
-  op->division.allocate(1);
-  op->parts.push_back({m.add_matrix(src), out, {}, false, {}});
-  m.finish();
-  const Value::View& view = m.values[in].shared();
-  for (int t = 0; t < n; t++) {
-    memcpy(m.values[in].row(view, t), x.data() + (size_t)t * columns, columns * sizeof(float));
-    if (src.blocks) m.kernels.quantize(m.values[in].row(view, t), view.q, t, 0, columns / kGroup);
-  }
-  Batch batch{};
-  batch.tokens_count = n;
-  for (int i = 0; i < repeat; i++) {
-    op->division.reset();
-    op->run(Step{m, batch, 0, 1});
-  }
+  require((int)x.shape(1) == columns, "x has " + std::to_string(x.shape(1)) + " columns, the matrix " + std::to_string(columns));
+  Product product(*find_kernels(isa), source(raw, rows, columns, format), x.data(), n, wide, 1);
+  for (int i = 0; i < repeat; i++) product.run();
   std::vector<float> y((size_t)n * rows);
-  for (int t = 0; t < n; t++) memcpy(&y[(size_t)t * rows], m.values[out].row(m.values[out].shared(), t), rows * sizeof(float));
+  for (int t = 0; t < n; t++) memcpy(&y[(size_t)t * rows], product.row(t), rows * sizeof(float));
   return to_numpy({(size_t)n, (size_t)rows}, y.data(), y.size());
+}
+
+// (bytes of the packed matrix, seconds of each such product), for as many of them as fit into `seconds`, three at least.
+nb::tuple time_matmul(const std::string& isa, const Raw& raw, int rows, int columns, const std::string& format, const Rows& x, bool wide,
+                      int threads, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  require((int)x.shape(1) == columns && threads > 0, "x needs the matrix's columns, and the product a thread");
+  Product product(*find_kernels(isa), source(raw, rows, columns, format), x.data(), (int)x.shape(0), wide, threads);
+  std::vector<double> times;
+  {
+    nb::gil_scoped_release release;
+    product.run();  // wakes the threads
+    for (double total = 0; times.size() < 3 || total < seconds; total += times.back()) {
+      const auto start = Clock::now();
+      product.run();
+      times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    }
+  }
+  return nb::make_tuple(product.weight_bytes(), times);
 }
 
 }  // namespace
@@ -176,6 +181,11 @@ nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns,
 NB_MODULE(_native, m) {
   m.def("isas", &available_isas, "Instruction sets that this build has and this CPU runs, best first.");
   m.def("matmul", &matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "wide"_a, "repeat"_a = 1);
+  m.def("time_matmul", &time_matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "wide"_a, "threads"_a, "seconds"_a);
+  m.def("read_bandwidth", &read_bandwidth, "bytes"_a, "threads"_a, "seconds"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "Bytes a second that threads read from so much memory.");
+  m.def("multiply_add_peak", &multiply_add_peak, "isa"_a, "integers"_a, "threads"_a, "seconds"_a,
+        nb::call_guard<nb::gil_scoped_release>(), "Multiply-adds a second, 8-bit or float32.");
   m.def("dequantize", [](const Raw& raw, int rows, int columns, const std::string& format) {
     const Source s = source(raw, rows, columns, format);
     std::vector<float> out((size_t)rows * columns);

@@ -17,6 +17,7 @@
     │   └── TemplateError            template_error           400   the chat template refused the messages
     ├── DoesNotFit                   does_not_fit             500   memory accounted before use is not there
     ├── DownloadError                download_failed          500   fetching a model failed
+    ├── BenchmarkFailed              benchmark_failed         500   a server to measure does not start or answer
     └── ConfigError                  config_error             500   a setting or option is wrong
 
 Each error says what happened, the number that was wrong and what to do instead. `code` is stable: programs may match
@@ -141,6 +142,12 @@ class DownloadError(BefitError):
     """Fetching a model failed."""
 
     code = "download_failed"
+
+
+class BenchmarkFailed(BefitError):
+    """A benchmark has nothing to measure: a server does not start, does not answer, or does not say what is needed."""
+
+    code = "benchmark_failed"
 
 
 class ConfigError(BefitError):

@@ -11,7 +11,7 @@ import click
 
 from befit.errors import BefitError
 
-VERBS = ("run", "serve", "pull", "list", "show")
+VERBS = ("run", "serve", "pull", "list", "show", "bench")
 
 
 class _Verbs(click.Group):
