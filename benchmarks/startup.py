@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How fast `befit serve` starts and stops, and how much memory it has when it is ready.
 
-    python benchmarks/startup.py MODEL [--runs 5] [--port N] [--json FILE] [options of befit serve]
+    python benchmarks/startup.py MODEL|DIR [--runs 5] [--port N] [--json FILE] [options of befit serve]
 
 Every run is a new process. Measured, with min, median and max over the runs:
 
@@ -12,8 +12,9 @@ Every run is a new process. Measured, with min, median and max over the runs:
     resident       VmRSS when ready; pages of the file that are mapped count too      bytes
     peak           VmHWM when ready: the most that loading took                       bytes
 
-The bound on memory is file size × 1.4 + KV pool in use + 150 MB. When ready no request has come, so nothing of the KV
-pool is in use. The first run may have to read the file from disk; the later ones find it in the page cache.
+The bound on memory is the size of the file, or of a built folder, × 1.4 + KV pool in use + 150 MB. When ready no
+request has come, so nothing of the KV pool is in use. The first run may have to read the file from disk; the later
+ones find it in the page cache.
 Exit code 1 when a run's peak is above the bound.
 """
 
@@ -108,7 +109,8 @@ def main():
     if a.runs < 1:
         p.error("--runs must be at least 1")
     path = store.resolve(a.model)  # fetched here if need be, not while the clock runs
-    size, load = path.stat().st_size, os.getloadavg()[0]
+    files = path.iterdir() if path.is_dir() else [path]
+    size, load = sum(file.stat().st_size for file in files), os.getloadavg()[0]
     bound = int(size * 1.4) + 150_000_000
     command = [sys.executable, "-m", "befit.cli", "serve", a.model, *options]
     cores, python = len(os.sched_getaffinity(0)), platform.python_version()

@@ -1,7 +1,11 @@
 #include "core/weight.hpp"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <new>
 
@@ -44,6 +48,15 @@ uint8_t* Arena::allocate(size_t bytes) {
   next_ += bytes;
   used_ += bytes;
   return p;
+}
+
+Matrix Source::packed() const {
+  Matrix out;
+  out.format = blocks ? blocks->packed : dense;
+  out.rows = rows;
+  out.columns = columns;
+  out.unit = blocks ? blocks->unit : 1;
+  return out;
 }
 
 void Source::read_row(int row, float* out) const {
@@ -121,26 +134,47 @@ void pack_dense_tile(const Source& src, const Matrix& out, int tile) {
 
 }  // namespace
 
-Matrix pack(const Source& src, Arena& arena, ThreadPool& pool) {
-  Matrix out;
-  out.format = src.blocks ? src.blocks->packed : src.dense;
-  out.rows = src.rows;
-  out.columns = src.columns;
-  out.unit = src.blocks ? src.blocks->unit : 1;
-  out.data = arena.allocate(out.bytes());
-  pool.run([&](int thread) {
+void pack(const Source& src, const Matrix& out, ThreadPool& pool) {
+  std::atomic<int> next{0};  // a thread may lose its core to whatever else starts up
+  pool.run([&](int) {
     Scratch scratch;
     if (src.blocks) {
       scratch.q.resize((size_t)kTileRows * src.columns);
       scratch.s.resize((size_t)kTileRows * src.columns / src.blocks->group);
       scratch.m.resize(scratch.s.size());
     }
-    for (int t = thread; t < out.tiles(); t += pool.size()) {
+    for (int t; (t = next.fetch_add(1)) < out.tiles();) {
       if (src.blocks) pack_tile(src, out, t, scratch);
       else pack_dense_tile(src, out, t);
     }
   });
-  return out;
+}
+
+std::string read_tiles(int file, size_t offset, const Matrix& out, ThreadPool& pool) {
+  constexpr size_t kPiece = 512 << 10;
+  const size_t bytes = out.bytes();
+  std::atomic<size_t> next{0};
+  std::atomic<int> error{0};
+  std::atomic<bool> ended{false};
+  pool.run([&](int) {
+    for (size_t from; (from = next.fetch_add(kPiece)) < bytes;) {
+      const size_t end = std::min(from + kPiece, bytes);
+      for (size_t at = from; at < end;) {
+        const ssize_t n = pread(file, out.data + at, end - at, (off_t)(offset + at));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) {
+          if (n < 0) error = errno;
+          else ended = true;
+          next = bytes;
+          return;
+        }
+        at += (size_t)n;
+      }
+    }
+  });
+  if (error) return std::strerror(error);
+  if (ended) return "the file ends inside a matrix of " + std::to_string(bytes) + " bytes at byte " + std::to_string(offset);
+  return {};
 }
 
 }  // namespace befit
