@@ -205,7 +205,7 @@ NB_MODULE(_native, m) {
           {
             nb::gil_scoped_release release;
             ThreadPool pool(threads);
-            pack(s, out, pool);
+            pack({{s, out}}, pool);
           }
           nb::capsule owner(memory.release(), [](void* p) noexcept { delete (Memory*)p; });
           return nb::cast(nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(out.data, {out.bytes()}, owner));

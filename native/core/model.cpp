@@ -48,14 +48,16 @@ int Model::add_matrix(Matrix form) {
 }
 
 void Model::pack(const std::vector<std::pair<int, Source>>& weights) {
-  for (const auto& [matrix, source] : weights) befit::pack(source, matrices[matrix], pool);
+  std::vector<Packing> work;
+  for (const auto& [matrix, source] : weights) work.push_back({source, matrices[matrix]});
+  befit::pack(work, pool);
 }
 
 void Model::read(int file, const std::vector<std::pair<int, size_t>>& weights) {
-  for (const auto& [matrix, offset] : weights) {
-    const std::string problem = read_tiles(file, offset, matrices[matrix], pool);
-    if (!problem.empty()) throw std::runtime_error(problem);
-  }
+  std::vector<Reading> work;
+  for (const auto& [matrix, offset] : weights) work.push_back({offset, matrices[matrix]});
+  const std::string problem = read_tiles(file, work, pool);
+  if (!problem.empty()) throw std::runtime_error(problem);
 }
 
 int Model::add_rope(int dim, bool interleaved, float scale, std::vector<double> inv_freq) {

@@ -134,46 +134,63 @@ void pack_dense_tile(const Source& src, const Matrix& out, int tile) {
 
 }  // namespace
 
-void pack(const Source& src, const Matrix& out, ThreadPool& pool) {
-  std::atomic<int> next{0};  // a thread may lose its core to whatever else starts up
+void pack(const std::vector<Packing>& work, ThreadPool& pool) {
+  std::atomic<int64_t> next{0};
   pool.run([&](int) {
+    int64_t first = 0;  // number of the first tile of the matrix at hand, over all matrices
+    auto at = work.begin();
     Scratch scratch;
-    if (src.blocks) {
-      scratch.q.resize((size_t)kTileRows * src.columns);
-      scratch.s.resize((size_t)kTileRows * src.columns / src.blocks->group);
+    for (int64_t tile; at != work.end();) {
+      tile = next.fetch_add(1);
+      for (; at != work.end() && tile >= first + at->to.tiles(); at++) first += at->to.tiles();
+      if (at == work.end()) break;
+      const auto& [from, to] = *at;
+      if (!from.blocks) {
+        pack_dense_tile(from, to, (int)(tile - first));
+        continue;
+      }
+      scratch.q.resize((size_t)kTileRows * from.columns);
+      scratch.s.resize((size_t)kTileRows * from.columns / from.blocks->group);
       scratch.m.resize(scratch.s.size());
-    }
-    for (int t; (t = next.fetch_add(1)) < out.tiles();) {
-      if (src.blocks) pack_tile(src, out, t, scratch);
-      else pack_dense_tile(src, out, t);
+      pack_tile(from, to, (int)(tile - first), scratch);
     }
   });
 }
 
-std::string read_tiles(int file, size_t offset, const Matrix& out, ThreadPool& pool) {
+std::string read_tiles(int file, const std::vector<Reading>& work, ThreadPool& pool) {
   constexpr size_t kPiece = 512 << 10;
-  const size_t bytes = out.bytes();
-  std::atomic<size_t> next{0};
+  struct Piece {
+    uint8_t* to;
+    size_t offset, bytes;
+  };
+  std::vector<Piece> pieces;
+  for (const auto& [offset, to] : work)
+    for (size_t at = 0; at < to.bytes(); at += kPiece) pieces.push_back({to.data + at, offset + at, std::min(kPiece, to.bytes() - at)});
+  // Up to about a second's reading, a start waits for the interpreter, which needs a core: the caller's thread leaves it.
+  const bool spare_one = pool.size() > 1 && pieces.size() * kPiece < (1u << 30);
+  std::atomic<size_t> next{0}, missing{0};
   std::atomic<int> error{0};
-  std::atomic<bool> ended{false};
-  pool.run([&](int) {
-    for (size_t from; (from = next.fetch_add(kPiece)) < bytes;) {
-      const size_t end = std::min(from + kPiece, bytes);
-      for (size_t at = from; at < end;) {
-        const ssize_t n = pread(file, out.data + at, end - at, (off_t)(offset + at));
+  pool.run([&](int thread) {
+    if (spare_one && thread == 0) return;
+    for (size_t i; (i = next.fetch_add(1)) < pieces.size();) {
+      auto [to, offset, bytes] = pieces[i];
+      while (bytes) {
+        const ssize_t n = pread(file, to, bytes, (off_t)offset);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) {
           if (n < 0) error = errno;
-          else ended = true;
-          next = bytes;
+          else missing = offset + bytes;
+          next = pieces.size();
           return;
         }
-        at += (size_t)n;
+        to += n;
+        offset += (size_t)n;
+        bytes -= (size_t)n;
       }
     }
   });
   if (error) return std::strerror(error);
-  if (ended) return "the file ends inside a matrix of " + std::to_string(bytes) + " bytes at byte " + std::to_string(offset);
+  if (missing) return "the file ends before byte " + std::to_string(missing) + ", inside a matrix";
   return {};
 }
 

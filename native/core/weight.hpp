@@ -71,10 +71,19 @@ struct Source {
   void read_row(int row, float* out) const;
 };
 
-// Fills out.data, which is zero.
-void pack(const Source&, const Matrix& out, ThreadPool&);
+// What to fill matrices with; their memory is zero. All of them are one piece of work, because a thread that has to wait
+// for the others after each matrix waits long when something else runs on the same cores, as it does during a start.
+struct Packing {
+  Source from;
+  Matrix to;
+};
+void pack(const std::vector<Packing>&, ThreadPool&);
 
-// Fills out.data with tiles that lie in a file from byte `offset`. Returns what went wrong, or nothing.
-std::string read_tiles(int file, size_t offset, const Matrix& out, ThreadPool&);
+struct Reading {
+  size_t offset;  // in the file, where the packed tiles begin
+  Matrix to;
+};
+// Returns what went wrong, or nothing.
+std::string read_tiles(int file, const std::vector<Reading>&, ThreadPool&);
 
 }  // namespace befit

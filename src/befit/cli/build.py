@@ -15,7 +15,7 @@ from befit.cli.options import POSITIVE
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder to write."
 )
 @click.option("--force", is_flag=True, help="Replace a built folder that is there.")
-@click.option("--threads", type=POSITIVE, metavar="N", help="Worker threads.  [default: one a core]")
+@click.option("--threads", type=POSITIVE, metavar="N", help="Worker threads.  [default: one a physical core]")
 def command(model: str, output: Path, force: bool, threads: int | None) -> None:
     """Repack MODEL into a folder that starts faster, and print where it is.
 

@@ -45,7 +45,7 @@ def command(
     """
     import logging
 
-    from befit.api.server import bind
+    from befit.api.listener import bind
 
     with bind(host, port) as listener:  # before loading: a port in use is told at once
         from befit.engine.load import load_model
@@ -73,6 +73,7 @@ def _import_server() -> None:
     """Import what serving needs: half of the start, unless it happens while weights are loaded."""
     import befit.api.app
     import befit.api.chat
+    import befit.api.server
     import befit.engine.async_engine  # noqa: F401
 
 
