@@ -58,7 +58,9 @@ Product::Product(const Kernels& kernels, const Source& source, const float* x, i
   out_ = model_.add_value(source.rows, true, false, false);
   op_.x = in;
   op_.division.allocate(threads);
-  op_.parts.push_back({model_.add_matrix(source), out_, {}, false, {}});
+  const int matrix = model_.add_matrix(source.packed());
+  model_.pack({{matrix, source}});
+  op_.parts.push_back({matrix, out_, {}, false, {}});
   model_.finish();
   const Value& value = model_.values[in];
   const Value::View& view = value.shared();
