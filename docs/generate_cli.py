@@ -18,13 +18,25 @@ means and what auto makes of it.
 
 def render() -> str:
     """The page."""
-    parts = [HEAD, _section("befit", group)]
     context = click.Context(group, info_name="befit")
+    parts = [HEAD, _section("befit", group)]
     for verb in VERBS:
         command = group.get_command(context, verb)
         assert command is not None
-        parts.append(_section(f"befit {verb}", command))
+        parts += _sections(f"befit {verb}", command)
     return "\n".join(parts)
+
+
+def _sections(name: str, command: click.Command) -> list[str]:
+    """A command's section, then those of its subcommands."""
+    parts = [_section(name, command)]
+    if isinstance(command, click.Group):
+        context = click.Context(command, info_name=name)
+        for one in command.list_commands(context):
+            subcommand = command.get_command(context, one)
+            assert subcommand is not None
+            parts += _sections(f"{name} {one}", subcommand)
+    return parts
 
 
 def _section(name: str, command: click.Command) -> str:

@@ -110,7 +110,10 @@ class Model {
   Model(const Kernels& kernels, int threads, bool wide, int max_tokens, int max_rows, int pages);
 
   int add_value(int width, bool floats, bool quantized, bool local);
-  int add_matrix(const Source&);
+  int add_matrix(Matrix form);  // memory for it; its weights come later, from pack or read
+  void pack(const std::vector<std::pair<int, Source>>& weights);
+  // Weights that were packed before and lie in a file, from the bytes given. Throws std::runtime_error.
+  void read(int file, const std::vector<std::pair<int, size_t>>& weights);
   int add_rope(int dim, bool interleaved, float scale, std::vector<double> inv_freq);
   // Room in every page for a layer's keys and values; returns the offset in elements.
   size_t add_layer(int kv_heads, int head_dim);

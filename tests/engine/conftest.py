@@ -19,8 +19,7 @@ import pytest
 
 from befit.backends.base import NON_FINITE, OK, VOID, SamplerSpec, StepBatch, StepResult
 from befit.config import EngineConfig
-from befit.engine.load import LoadedModel
-from befit.engine.speculation.load import LoadedDraft
+from befit.engine.load import LoadedDraft, LoadedModel
 from befit.models.program import Attention, Program
 from befit.sampling import SamplingParams
 

@@ -16,7 +16,7 @@ length only, so the x drawn is the token that plain decoding draws. Penalties, b
 sampler is asked for real rows only.
 
     lookup.py       drafts copied from where the text so far occurred before (prompt lookup)
-    draft_model.py  drafts of a second, smaller model;  load.py  finding it and refusing one that does not match
+    draft_model.py  drafts of a second, smaller model;  vocabulary.py  refusing one that does not match
     step_time.py    what a step costs, learned from steps;  allot.py  how many drafts that pays for
     speculator.py   all of it before a step
 """

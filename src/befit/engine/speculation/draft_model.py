@@ -8,6 +8,7 @@ and then takes a step a token. It drafts greedily, which makes each draft a sing
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from befit.engine.request import Sequence
 from befit.engine.speculation.step_time import StepTime
 
 if TYPE_CHECKING:
-    from befit.engine.speculation.load import LoadedDraft
+    from befit.engine.load import LoadedDraft
 
 
 class Follower:
@@ -48,7 +49,6 @@ class DraftModel:
         self._vocab_size = vocab_size
         self._token_budget = token_budget
         self._max_context = draft.program.max_context
-        self._clock = draft.clock
         self._names: list[bytes | None] = [None] * draft.backend.n_blocks  # of pages with the KV of all their tokens
 
     def draft(self, wanted: Iterable[tuple[Follower, int]]) -> list[tuple[Follower, list[int]]]:
@@ -151,9 +151,9 @@ class DraftModel:
             samplers=[samplers[follower] for follower in sampled],
             logprobs=np.full(len(rows), -1, np.int32),
         )
-        begin = self._clock()
+        begin = time.perf_counter()
         result = self._backend.step(batch)
-        self.time.observe(len(tokens), self._clock() - begin)
+        self.time.observe(len(tokens), time.perf_counter() - begin)
         for follower, token, status in zip(sampled, result.tokens.tolist(), result.status.tolist(), strict=True):
             if status == OK and token < self._vocab_size:
                 drafts[follower].append(token)

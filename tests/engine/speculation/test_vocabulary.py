@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from befit.engine.speculation.load import check_vocabulary
+from befit.engine.speculation.vocabulary import check_vocabulary
 from befit.errors import ConfigError
 from befit.tokenizer.vocabulary import TokenType
 
