@@ -1,4 +1,4 @@
-// AVX-512 with AMX: matrices times nine or more tokens go through the tile unit, the rest is the AVX-512 code. So are
+// AVX-512 with AMX: blocks of nine to 16 tokens go through the tile unit, smaller rests through the AVX-512 code. So do
 // weights with two scales a group (Q6_K), which would leave half of every tile empty.
 //
 // A tile multiplication takes 16 tokens x 64 bytes by 64 bytes x 16 rows. With weights q of 4 bits one of them does a whole
@@ -204,16 +204,20 @@ template <Format F> static void gemm_format(const uint8_t* p, const QAct& a, int
   else gemm_width<F, false>(p, a, token, count, out, stride);
 }
 
+static void gemm_tiles(Format f, const uint8_t* p, const QAct& a, int token, int count, float* out, size_t stride) {
+  switch (f) {
+    case Format::q4a: return gemm_format<Format::q4a>(p, a, token, count, out, stride);
+    case Format::q4s: return gemm_format<Format::q4s>(p, a, token, count, out, stride);
+    case Format::q5a: return gemm_format<Format::q5a>(p, a, token, count, out, stride);
+    case Format::q5s: return gemm_format<Format::q5s>(p, a, token, count, out, stride);
+    default: return gemm_format<Format::q8s>(p, a, token, count, out, stride);
+  }
+}
+
 static void gemm(Format f, const uint8_t* p, const QAct& a, int token, int count, float* out, size_t stride) {
-  if (count >= kFewest) switch (f) {
-      case Format::q4a: return gemm_format<Format::q4a>(p, a, token, count, out, stride);
-      case Format::q4s: return gemm_format<Format::q4s>(p, a, token, count, out, stride);
-      case Format::q5a: return gemm_format<Format::q5a>(p, a, token, count, out, stride);
-      case Format::q5s: return gemm_format<Format::q5s>(p, a, token, count, out, stride);
-      case Format::q8s: return gemm_format<Format::q8s>(p, a, token, count, out, stride);
-      default: break;
-    }
-  kernels_avx512()->gemm(f, p, a, token, count, out, stride);
+  const int last = count % kBlockTokens, few = last < kFewest ? last : 0, tiles = f == Format::q6s ? 0 : count - few;
+  if (tiles) gemm_tiles(f, p, a, token, tiles, out, stride);
+  if (count > tiles) kernels_avx512()->gemm(f, p, a, token + tiles, count - tiles, out + tiles * stride, stride);
 }
 
 }  // namespace befit::amx
