@@ -61,7 +61,7 @@ class Limits:
 def measure(
     isa: str, kind: str, tokens: int, *, wide: bool, limits: Limits, megabytes: float, seconds: float = SECONDS
 ) -> dict[str, Any]:
-    """One kernel. `wide`: activations of 16 bits, whose products with quantised weights are taken twice."""
+    """One kernel. `wide`: activations of 12 bits, whose products with quantised weights are taken twice."""
     integers = kind in FORMATS
     passes = 2 if integers and wide else 1
     peak = limits.peak(isa, integers)
@@ -81,7 +81,7 @@ def measure(
         "isa": isa,
         "format": kind,
         "tokens": tokens,
-        "activation_bits": (16 if wide else 8) if integers else 32,
+        "activation_bits": (12 if wide else 8) if integers else 32,
         "passes": passes,
         "rows": rows,
         "columns": COLUMNS,
@@ -115,9 +115,9 @@ def twin_error(isa: str, kind: str, weight: Tensor, x: F32, wide: bool) -> float
 
 
 def rounded(x: F32, wide: bool) -> F32:
-    """x as quantised kernels see it: groups of 32 columns rounded to 8 or, when wide, 16 bits."""
+    """x as quantised kernels see it: groups of 32 columns rounded to 8 or, when wide, 12 bits."""
     groups = x.reshape(len(x), -1, _GROUP)
-    peak, most = np.abs(groups).max(-1, keepdims=True), np.float32(32639 if wide else 127)
+    peak, most = np.abs(groups).max(-1, keepdims=True), np.float32(2047 if wide else 127)
     q = np.rint(groups * (most / peak))
     out: F32 = (q * (peak / most)).reshape(x.shape)
     return out

@@ -25,6 +25,7 @@ def command(model: str, serve_options: tuple[str, ...], **options: Any) -> None:
 
     from befit import store
     from befit.bench.machine import headline, machine
+    from befit.bench.processes import ending_on_sigterm
     from befit.bench.report import make_result, table
     from befit.bench.startup import memory_bound, rows, start_once, summary
 
@@ -33,9 +34,11 @@ def command(model: str, serve_options: tuple[str, ...], **options: Any) -> None:
     size = path.stat().st_size
     info = machine()
     click.echo(headline(info))
-    runs = [
-        start_once(str(path), serve_options) for _ in trange(options["repeat"], unit="start", disable=None, leave=False)
-    ]
+    with ending_on_sigterm():
+        runs = [
+            start_once(str(path), serve_options)
+            for _ in trange(options["repeat"], unit="start", disable=None, leave=False)
+        ]
     numbers = summary(runs)
     click.echo(f"{path.name}, {size / 1e6:.1f} MB, {len(runs)} starts")
     click.echo(table(rows(numbers)))
