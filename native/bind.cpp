@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 
 #include "core/isa.hpp"
@@ -39,13 +40,27 @@ template <typename T> nb::object to_numpy(std::vector<size_t> shape, const T* da
   return nb::cast(nb::ndarray<nb::numpy, T>(copy, shape.size(), shape.data(), owner));
 }
 
-Source source(const Raw& raw, int rows, int columns, const std::string& format) {
-  Source s{raw.data(), rows, columns, find_block_format(format), Format::f32};
+Source source_form(int rows, int columns, const std::string& format) {
+  Source s{nullptr, rows, columns, find_block_format(format), Format::f32};
   require(rows > 0 && columns > 0, "a matrix needs rows and columns");
+  require(rows < 1 << 30, "a matrix has " + std::to_string(rows) + " rows; the most is 2^30 - 1");
   if (s.blocks) require(columns % s.blocks->block == 0, format + " rows hold whole blocks; columns is " + std::to_string(columns));
   else if (format == "f16") s.dense = Format::f16;
   else if (format == "bf16") s.dense = Format::bf16;
   else require(format == "f32", "unknown weight format " + format);
+  return s;
+}
+
+Matrix matrix_form(int rows, int columns, const std::string& format) { return source_form(rows, columns, format).packed(); }
+
+const Matrix& matrix_at(const Model& m, int matrix) {
+  require(matrix >= 0 && matrix < (int)m.matrices.size(), "there is no matrix " + std::to_string(matrix));
+  return m.matrices[matrix];
+}
+
+Source source(const Raw& raw, int rows, int columns, const std::string& format) {
+  Source s = source_form(rows, columns, format);
+  s.data = raw.data();
   require(raw.size() == s.row_bytes() * (size_t)rows,
           "matrix bytes: " + std::to_string(raw.size()) + ", expected " + std::to_string(s.row_bytes() * (size_t)rows));
   return s;
@@ -186,6 +201,25 @@ NB_MODULE(_native, m) {
         "Bytes a second that threads read from so much memory.");
   m.def("multiply_add_peak", &multiply_add_peak, "isa"_a, "integers"_a, "threads"_a, "seconds"_a,
         nb::call_guard<nb::gil_scoped_release>(), "Multiply-adds a second, 8-bit or float32.");
+  m.attr("packed_layout") = kPackedLayout;
+  m.def("packed_bytes", [](int rows, int columns, const std::string& format) { return matrix_form(rows, columns, format).bytes(); },
+        "rows"_a, "columns"_a, "format"_a);
+  m.def("pack",
+        [](const Raw& raw, int rows, int columns, const std::string& format, int threads) {
+          require(threads > 0, "threads must be positive");
+          const Source s = source(raw, rows, columns, format);
+          Matrix out = s.packed();
+          auto memory = std::make_unique<Memory>(out.bytes());
+          out.data = memory->data();
+          {
+            nb::gil_scoped_release release;
+            ThreadPool pool(threads);
+            pack({{s, out}}, pool);
+          }
+          nb::capsule owner(memory.release(), [](void* p) noexcept { delete (Memory*)p; });
+          return nb::cast(nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(out.data, {out.bytes()}, owner));
+        },
+        "raw"_a, "rows"_a, "columns"_a, "format"_a, "threads"_a);
   m.def("dequantize", [](const Raw& raw, int rows, int columns, const std::string& format) {
     const Source s = source(raw, rows, columns, format);
     std::vector<float> out((size_t)rows * columns);
@@ -221,13 +255,28 @@ NB_MODULE(_native, m) {
            },
            "isa"_a, "threads"_a, "wide"_a, "max_tokens"_a, "max_rows"_a, "pages"_a)
       .def("value", &Model::add_value, "width"_a, "floats"_a, "quantized"_a, "local"_a)
-      .def("matrix",
-           [](Model& m, const Raw& raw, int rows, int columns, const std::string& format) {
-             const Source s = source(raw, rows, columns, format);
+      .def("matrix", [](Model& m, int rows, int columns, const std::string& format) { return m.add_matrix(matrix_form(rows, columns, format)); },
+           "rows"_a, "columns"_a, "format"_a, "Room for a matrix; `pack` or `read` must bring its weights before a step.")
+      .def("pack",
+           [](Model& m, const std::vector<std::tuple<int, Raw, std::string>>& weights) {
+             std::vector<std::pair<int, Source>> sources;
+             for (const auto& [matrix, raw, format] : weights) {
+               const Matrix& to = matrix_at(m, matrix);
+               sources.push_back({matrix, source(raw, to.rows, to.columns, format)});
+               const Matrix form = sources.back().second.packed();
+               require(form.format == to.format && form.unit == to.unit, "matrix " + std::to_string(matrix) + " is not of " + format);
+             }
              nb::gil_scoped_release release;
-             return m.add_matrix(s);
+             m.pack(sources);
            },
-           "raw"_a, "rows"_a, "columns"_a, "format"_a)
+           "weights"_a, "weights: (matrix, raw, format)")
+      .def("read",
+           [](Model& m, int file, const std::vector<std::pair<int, size_t>>& weights) {
+             for (const auto& [matrix, offset] : weights) matrix_at(m, matrix);
+             nb::gil_scoped_release release;
+             m.read(file, weights);
+           },
+           "file"_a, "weights"_a, "weights: (matrix, offset in the file)")
       .def("rope", &Model::add_rope, "dim"_a, "interleaved"_a, "scale"_a, "inv_freq"_a)
       .def("embed",
            [](Model& m, const Raw& raw, int rows, int columns, const std::string& format, int out, float scale) {

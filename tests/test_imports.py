@@ -18,6 +18,7 @@ ORDER = (
     "engine",
     "sched",
     "cache",
+    "prepared",
     "backends",
     "models",
     "tokenizer",

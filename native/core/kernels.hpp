@@ -9,6 +9,7 @@
 //   scales   16 halves s for each 32 (or each 16) columns, then, when affine, 16 halves m:  w = s * q - m
 // Column order and row count are the same for every instruction set: one packed file serves them all.
 // A dense tile holds 16 values (one a row) for each column in turn.
+// Folders that `befit build` wrote hold tiles as they are here: raise kPackedLayout with every change to their bytes.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -23,6 +24,7 @@ constexpr int kPage = 16;         // tokens of a KV page
 constexpr int kAttnTile = 64;     // KV tokens of one softmax update
 
 enum class Format : int { q4a, q4s, q5a, q5s, q6s, q8s, f32, f16, bf16 };
+constexpr int kPackedLayout = 1;
 enum class Activation : int { silu, gelu_tanh, gelu_erf };
 
 constexpr bool is_quantized(Format f) { return f <= Format::q8s; }

@@ -1,6 +1,7 @@
 #include "core/model.hpp"
 
 #include <cmath>
+#include <stdexcept>
 
 namespace befit {
 
@@ -40,9 +41,23 @@ int Model::add_value(int width, bool floats, bool quantized, bool local) {
   return (int)values.size() - 1;
 }
 
-int Model::add_matrix(const Source& src) {
-  matrices.push_back(pack(src, weights_, pool));
+int Model::add_matrix(Matrix form) {
+  form.data = weights_.allocate(form.bytes());
+  matrices.push_back(form);
   return (int)matrices.size() - 1;
+}
+
+void Model::pack(const std::vector<std::pair<int, Source>>& weights) {
+  std::vector<Packing> work;
+  for (const auto& [matrix, source] : weights) work.push_back({source, matrices[matrix]});
+  befit::pack(work, pool);
+}
+
+void Model::read(int file, const std::vector<std::pair<int, size_t>>& weights) {
+  std::vector<Reading> work;
+  for (const auto& [matrix, offset] : weights) work.push_back({offset, matrices[matrix]});
+  const std::string problem = read_tiles(file, work, pool);
+  if (!problem.empty()) throw std::runtime_error(problem);
 }
 
 int Model::add_rope(int dim, bool interleaved, float scale, std::vector<double> inv_freq) {
@@ -75,8 +90,15 @@ void Model::run(const Batch& batch, int thread) {
     if (!op->rows_only || batch.rows_count) op->run(step);
 }
 
+void Model::begin() {
+  for (const std::unique_ptr<Op>& op : ops_) {
+    op->division.reset();
+    op->next = 0;
+  }
+}
+
 void Model::forward(const Batch& batch) {
-  for (const std::unique_ptr<Op>& op : ops_) op->next = 0;
+  begin();
   pool.run([&](int thread) { run(batch, thread); });
 }
 
@@ -96,7 +118,7 @@ void Model::sample(const Batch& batch, std::vector<Sampled>& out) {
 }
 
 std::vector<Sampled> Model::step(const Batch& batch) {
-  for (const std::unique_ptr<Op>& op : ops_) op->next = 0;
+  begin();
   next_row_ = 0;
   std::vector<Sampled> out(batch.rows_count);
   pool.run([&](int thread) {

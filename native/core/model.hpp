@@ -63,27 +63,45 @@ struct Step {
   std::pair<int, int> share(int n) const { return {(int)((int64_t)n * thread / threads), (int)((int64_t)n * (thread + 1) / threads)}; }
 };
 
+// Work that threads divide among themselves: each begins with its own share, which lies in its own cache from step to
+// step, and then helps the others, so that a thread that loses its core for a while does not hold up the rest.
+class Division {
+ public:
+  void allocate(int threads) { taken_ = std::vector<Counter>(threads); }
+  void reset() {
+    for (Counter& c : taken_) c.units.store(0, std::memory_order_relaxed);
+  }
+  // Calls work(first, last) until all units are taken; may return before others have finished theirs.
+  template <typename Work> void run(const Step& s, int units, const Work& work) {
+    for (int i = 0; i < s.threads; i++) {
+      const int owner = (s.thread + i) % s.threads;
+      const auto [first, last] = Step{s.model, s.batch, owner, s.threads}.share(units);
+      const int some = std::max(1, (last - first) / 8);
+      std::atomic<int>& taken = taken_[owner].units;
+      while (taken.load(std::memory_order_relaxed) < last - first) {
+        const int u = first + taken.fetch_add(some, std::memory_order_relaxed);
+        if (u < last) work(u, std::min(u + some, last));
+      }
+    }
+  }
+
+ private:
+  struct alignas(64) Counter {
+    std::atomic<int> units{0};
+  };
+  std::vector<Counter> taken_;
+};
+
 // Ops run on every thread at once. run() returns only when what it wrote may be read by any thread.
 struct Op {
   bool rows_only = false;  // works on the R rows that need logits instead of all T tokens
+  Division division;
   std::atomic<int> next{0};
   virtual ~Op() = default;
   virtual void run(const Step&) = 0;
 
  protected:
   int count(const Step& s) const { return rows_only ? s.batch.rows_count : s.batch.tokens_count; }
-  // Calls work(first, last) until all units are done. With few tokens each thread has its fixed share, which lies in
-  // its own cache from step to step; with more, units are taken as threads get to them, so that a thread that loses
-  // its core for a while does not hold up the rest.
-  template <typename Work> void divide(const Step& s, int units, int tokens, const Work& work) {
-    if (tokens < 4) {
-      const auto [first, last] = s.share(units);
-      if (first < last) work(first, last);
-      return;
-    }
-    const int some = std::max(1, units / (4 * s.threads));
-    for (int u; (u = next.fetch_add(some)) < units;) work(u, std::min(u + some, units));
-  }
 };
 
 class Model {
@@ -91,14 +109,21 @@ class Model {
   Model(const Kernels& kernels, int threads, bool wide, int max_tokens, int max_rows, int pages);
 
   int add_value(int width, bool floats, bool quantized, bool local);
-  int add_matrix(const Source&);
+  int add_matrix(Matrix form);  // memory for it; its weights come later, from pack or read
+  void pack(const std::vector<std::pair<int, Source>>& weights);
+  // Weights that were packed before and lie in a file, from the bytes given. Throws std::runtime_error.
+  void read(int file, const std::vector<std::pair<int, size_t>>& weights);
   int add_rope(int dim, bool interleaved, float scale, std::vector<double> inv_freq);
   // Room in every page for a layer's keys and values; returns the offset in elements.
   size_t add_layer(int kv_heads, int head_dim);
-  void add_op(std::unique_ptr<Op> op) { ops_.push_back(std::move(op)); }
+  void add_op(std::unique_ptr<Op> op) {
+    op->division.allocate(pool.size());
+    ops_.push_back(std::move(op));
+  }
   void set_logits(int value, int vocab) { logits_ = value; vocab_ = vocab; }
   void finish();
 
+  void begin();                                // every op's work is to be divided anew
   void forward(const Batch&);                  // leaves the logits in the logits value
   std::vector<Sampled> step(const Batch&);     // forward, then sample or score each row
   float* logits(int row) { return values[logits_].row(values[logits_].shared(), row); }

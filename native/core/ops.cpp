@@ -80,7 +80,7 @@ void LinearOp::run(const Step& s) {
   const Value::View& in = src.view(s.thread, n);
   int units = 0;
   for (const Part& p : parts) units += (s.model.matrices[p.matrix].tiles() + 1) / 2;
-  divide(s, units, n, [&](int from, int to) {
+  division.run(s, units, [&](int from, int to) {
     int base = 0;
     for (const Part& p : parts) {
       const Matrix& w = s.model.matrices[p.matrix];
@@ -109,7 +109,7 @@ void GatedOp::run(const Step& s) {
   const Value &src = s.model.values[x], &dst = s.model.values[out];
   const Value::View &in = src.view(s.thread, n), &view = dst.view(s.thread, n);
   const Matrix &g = s.model.matrices[gate], &w = s.model.matrices[up];
-  divide(s, (g.tiles() + 1) / 2, n, [&](int from, int to) {
+  division.run(s, (g.tiles() + 1) / 2, [&](int from, int to) {
     for (int u = from; u < to; u++)
       for (int t = 0; t < n; t += kCallTokens) {
         const int m = std::min(kCallTokens, n - t);

@@ -57,7 +57,10 @@ Product::Product(const Kernels& kernels, const Source& source, const float* x, i
   const int in = model_.add_value(source.columns, true, source.blocks != nullptr, false);
   out_ = model_.add_value(source.rows, true, false, false);
   op_.x = in;
-  op_.parts.push_back({model_.add_matrix(source), out_, {}, false, {}});
+  op_.division.allocate(threads);
+  const int matrix = model_.add_matrix(source.packed());
+  model_.pack({{matrix, source}});
+  op_.parts.push_back({matrix, out_, {}, false, {}});
   model_.finish();
   const Value& value = model_.values[in];
   const Value::View& view = value.shared();
@@ -70,7 +73,7 @@ Product::Product(const Kernels& kernels, const Source& source, const float* x, i
 void Product::run() {
   Batch batch{};
   batch.tokens_count = tokens_;
-  op_.next = 0;
+  op_.division.reset();
   model_.pool.run([&](int t) { op_.run(Step{model_, batch, t, model_.pool.size()}); });
 }
 

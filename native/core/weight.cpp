@@ -1,7 +1,11 @@
 #include "core/weight.hpp"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <new>
 
@@ -44,6 +48,15 @@ uint8_t* Arena::allocate(size_t bytes) {
   next_ += bytes;
   used_ += bytes;
   return p;
+}
+
+Matrix Source::packed() const {
+  Matrix out;
+  out.format = blocks ? blocks->packed : dense;
+  out.rows = rows;
+  out.columns = columns;
+  out.unit = blocks ? blocks->unit : 1;
+  return out;
 }
 
 void Source::read_row(int row, float* out) const {
@@ -121,26 +134,64 @@ void pack_dense_tile(const Source& src, const Matrix& out, int tile) {
 
 }  // namespace
 
-Matrix pack(const Source& src, Arena& arena, ThreadPool& pool) {
-  Matrix out;
-  out.format = src.blocks ? src.blocks->packed : src.dense;
-  out.rows = src.rows;
-  out.columns = src.columns;
-  out.unit = src.blocks ? src.blocks->unit : 1;
-  out.data = arena.allocate(out.bytes());
-  pool.run([&](int thread) {
+void pack(const std::vector<Packing>& work, ThreadPool& pool) {
+  std::atomic<int64_t> next{0};
+  pool.run([&](int) {
+    int64_t first = 0;  // number of the first tile of the matrix at hand, over all matrices
+    auto at = work.begin();
     Scratch scratch;
-    if (src.blocks) {
-      scratch.q.resize((size_t)kTileRows * src.columns);
-      scratch.s.resize((size_t)kTileRows * src.columns / src.blocks->group);
+    for (int64_t tile; at != work.end();) {
+      tile = next.fetch_add(1);
+      for (; at != work.end() && tile >= first + at->to.tiles(); at++) first += at->to.tiles();
+      if (at == work.end()) break;
+      const auto& [from, to] = *at;
+      if (!from.blocks) {
+        pack_dense_tile(from, to, (int)(tile - first));
+        continue;
+      }
+      scratch.q.resize((size_t)kTileRows * from.columns);
+      scratch.s.resize((size_t)kTileRows * from.columns / from.blocks->group);
       scratch.m.resize(scratch.s.size());
-    }
-    for (int t = thread; t < out.tiles(); t += pool.size()) {
-      if (src.blocks) pack_tile(src, out, t, scratch);
-      else pack_dense_tile(src, out, t);
+      pack_tile(from, to, (int)(tile - first), scratch);
     }
   });
-  return out;
+}
+
+std::string read_tiles(int file, const std::vector<Reading>& work, ThreadPool& pool) {
+  constexpr size_t kPiece = 512 << 10;
+  struct Piece {
+    uint8_t* to;
+    size_t offset, bytes;
+  };
+  std::vector<Piece> pieces;
+  for (const auto& [offset, to] : work)
+    for (size_t at = 0; at < to.bytes(); at += kPiece) pieces.push_back({to.data + at, offset + at, std::min(kPiece, to.bytes() - at)});
+  // Up to about a second's reading, a start waits for the interpreter, which needs a core: the caller's thread leaves it.
+  const bool spare_one = pool.size() > 1 && pieces.size() * kPiece < (1u << 30);
+  std::atomic<size_t> next{0}, missing{0};
+  std::atomic<int> error{0};
+  pool.run([&](int thread) {
+    if (spare_one && thread == 0) return;
+    for (size_t i; (i = next.fetch_add(1)) < pieces.size();) {
+      auto [to, offset, bytes] = pieces[i];
+      while (bytes) {
+        const ssize_t n = pread(file, to, bytes, (off_t)offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) {
+          if (n < 0) error = errno;
+          else missing = offset + bytes;
+          next = pieces.size();
+          return;
+        }
+        to += n;
+        offset += (size_t)n;
+        bytes -= (size_t)n;
+      }
+    }
+  });
+  if (error) return std::strerror(error);
+  if (missing) return "the file ends before byte " + std::to_string(missing) + ", inside a matrix";
+  return {};
 }
 
 }  // namespace befit

@@ -41,19 +41,6 @@ class Arena {
   size_t next_ = 0, used_ = 0;  // offset in the newest chunk; bytes handed out
 };
 
-// How a weight lies in its file: rows of GGUF blocks, or of f32, f16 or bf16 values.
-struct Source {
-  const uint8_t* data;
-  int rows, columns;
-  const BlockFormat* blocks;  // null for dense rows
-  Format dense;               // used when blocks is null
-
-  size_t row_bytes() const {
-    return blocks ? (size_t)(columns / blocks->block) * blocks->bytes : (size_t)columns * element_bytes(dense);
-  }
-  void read_row(int row, float* out) const;
-};
-
 // [rows, columns], in tiles of 16 rows (the last one padded with zero weights).
 struct Matrix {
   Format format = Format::f32;
@@ -70,6 +57,33 @@ struct Matrix {
   size_t bytes() const { return tile_bytes() * tiles(); }
 };
 
-Matrix pack(const Source&, Arena&, ThreadPool&);
+// How a weight lies in its file: rows of GGUF blocks, or of f32, f16 or bf16 values.
+struct Source {
+  const uint8_t* data;
+  int rows, columns;
+  const BlockFormat* blocks;  // null for dense rows
+  Format dense;               // used when blocks is null
+
+  size_t row_bytes() const {
+    return blocks ? (size_t)(columns / blocks->block) * blocks->bytes : (size_t)columns * element_bytes(dense);
+  }
+  Matrix packed() const;  // the form that packing gives it, without memory
+  void read_row(int row, float* out) const;
+};
+
+// What to fill matrices with; their memory is zero. All of them are one piece of work, because a thread that has to wait
+// for the others after each matrix waits long when something else runs on the same cores, as it does during a start.
+struct Packing {
+  Source from;
+  Matrix to;
+};
+void pack(const std::vector<Packing>&, ThreadPool&);
+
+struct Reading {
+  size_t offset;  // in the file, where the packed tiles begin
+  Matrix to;
+};
+// Returns what went wrong, or nothing.
+std::string read_tiles(int file, const std::vector<Reading>&, ThreadPool&);
 
 }  // namespace befit

@@ -31,7 +31,7 @@ class EngineConfig:
     n_blocks         KV pages in the pool
     threads          worker threads of a CPU backend
     backend          "native" or "reference"
-    activation_bits  of the inputs of quantised matrices. 12: hardly less exact than float; 8: faster in batches, less exact
+    activation_bits  of the inputs of quantised matrices. 12: hardly less exact than float; 8: faster, less exact
     prefix_cache     reuse KV pages of equal prefixes
     max_queue        requests that may wait before new ones are refused
     """

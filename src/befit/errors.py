@@ -14,8 +14,9 @@
     ├── ModelError                   model_error              500   a model file cannot be used
     │   ├── CorruptFile              corrupt_file             500   truncated, damaged or hostile
     │   ├── UnsupportedModel         unsupported_model        500   an architecture, tensor type or tokeniser
+    │   ├── BuildMismatch            build_mismatch           500   a built folder is damaged, old or out of date
     │   └── TemplateError            template_error           400   the chat template refused the messages
-    ├── DoesNotFit                   does_not_fit             500   memory accounted before use is not there
+    ├── DoesNotFit                   does_not_fit             500   memory or disk accounted before use is not there
     ├── DownloadError                download_failed          500   fetching a model failed
     ├── BenchmarkFailed              benchmark_failed         500   a server to measure does not start or answer
     └── ConfigError                  config_error             500   a setting or option is wrong
@@ -125,6 +126,19 @@ class UnsupportedModel(ModelError):
     code = "unsupported_model"
 
 
+class BuildMismatch(ModelError):
+    """A folder that `befit build` wrote cannot be used as it is; the message says what does not match.
+
+    `source` is the path of the GGUF file that it was built from, when the folder says so.
+    """
+
+    code = "build_mismatch"
+
+    def __init__(self, message: str, source: str | None = None) -> None:
+        super().__init__(message)
+        self.source = source
+
+
 class TemplateError(ModelError):
     """The chat template refused the messages."""
 
@@ -133,7 +147,7 @@ class TemplateError(ModelError):
 
 
 class DoesNotFit(BefitError):
-    """Memory that was accounted for before use is not there."""
+    """Memory or disk that was accounted for before use is not there."""
 
     code = "does_not_fit"
 

@@ -78,6 +78,21 @@ def test_a_cgroup_path_of_another_namespace_falls_back_to_the_mount(tmp_path: Pa
     assert cpu_limit(tmp_path) == 1.0
 
 
+@pytest.mark.parametrize("text", ["", "nonsense", "0::", "7:cpu", "0::/../../etc"])
+def test_what_is_not_understood_limits_nothing(tmp_path: Path, text: str) -> None:
+    root = machine(tmp_path, ["0", "1"])
+    write(root, **{"proc/self/cgroup": text, "sys/fs/cgroup/cpu.max": "a lot", "sys/fs/cgroup/memory.max": "more"})
+    assert physical_cores(root, {0, 1}) == 2
+    assert available_memory(root) == 6_144_000
+
+
+def test_affinity_hyperthreads_and_a_quota_together(tmp_path: Path) -> None:
+    root = machine(tmp_path, ["0,4", "1,5", "2,6", "3,7"] * 2)
+    write(root, **{"proc/self/cgroup": "0::/app", "sys/fs/cgroup/app/cpu.max": "350000 100000"})
+    assert physical_cores(root, {0, 4, 1, 5}) == 2
+    assert physical_cores(root, set(range(8))) == 3
+
+
 def test_memory_is_what_is_available_within_the_cgroup(tmp_path: Path) -> None:
     root = machine(tmp_path, ["0"])
     assert available_memory(root) == 6_144_000

@@ -1,4 +1,4 @@
-"""Running the application: a socket bound early, uvicorn on it, and an orderly end.
+"""Running the application: uvicorn on a bound socket, and an orderly end.
 
 The first SIGINT or SIGTERM stops admission and lets running requests finish (new ones get 503 with Retry-After, and
 `/health` says so); the process then ends with 0. A second signal ends it at once, with 128 + the signal's number.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from befit.errors import ConfigError
+from befit.api.listener import address, bind
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -31,33 +31,6 @@ log = logging.getLogger(__name__)
 FLUSH_SECONDS = 10
 """How long clients get, once nothing is generated any more, to read the rest of their answers."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A TCP socket on host:port (0 picks a free one), not listening yet. Raises ConfigError when it cannot be had.
-
-    Binding before the model is loaded tells at once that a port is taken.
-    """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise ConfigError(f"Cannot serve on {host}:{port}: {error}. Use an address of this machine.") from None
-    sock = socket.socket(family, kind, proto)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-    except (OSError, OverflowError) as error:
-        sock.close()
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"Cannot serve on {host}:{port}: {reason}. Use another --port or --host.") from None
-    sock.set_inheritable(False)
-    return sock
-
-
-def address(sock: socket.socket) -> str:
-    """The URL that a bound socket answers at."""
-    host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Server(uvicorn.Server):

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from befit.backends.base import Backend
+from befit.errors import ConfigError
 from befit.models.program import Program
-from befit.weights.tensor import Tensor
+from befit.weights.tensor import PackedTensor, Tensor, Weight
 
 BLOCK_SIZE = 16
 """Tokens of a KV page, the same for every backend."""
@@ -16,7 +17,7 @@ BLOCK_SIZE = 16
 def create(
     name: Literal["native", "reference"],
     program: Program,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Weight],
     *,
     n_blocks: int,
     threads: int = 1,
@@ -32,7 +33,8 @@ def create(
     n_blocks: pages of the KV pool. max_tokens, max_rows: the largest step (T and R of `StepBatch`).
     threads and activation_bits (12 or 8, of the inputs of quantised matrices) concern the native backend.
     on_progress(done, total): bytes of weights read so far. release(tensor): called when the file's copy of a tensor is
-    not needed any more. Raises UnsupportedModel when the backend cannot run the program.
+    not needed any more. Raises UnsupportedModel when the backend cannot run the program, ConfigError when the weights
+    are packed for another one.
     """
     if name == "native":
         from befit.backends.native.backend import NativeBackend
@@ -51,9 +53,15 @@ def create(
         )
     from befit.backends.reference.backend import ReferenceBackend
 
+    plain = {name: weight for name, weight in tensors.items() if not isinstance(weight, PackedTensor)}
+    if len(plain) < len(tensors):
+        raise ConfigError(
+            f"{len(tensors) - len(plain)} matrices are packed for the native backend and the {name} backend cannot "
+            "read them; load the GGUF file that they were built from."
+        )
     return ReferenceBackend(
         program,
-        tensors,
+        plain,
         block_size=block_size,
         n_blocks=n_blocks,
         max_tokens=max_tokens,

@@ -11,7 +11,7 @@ import click
 
 from befit.errors import BefitError
 
-VERBS = ("run", "serve", "pull", "list", "show", "bench")
+VERBS = ("run", "serve", "pull", "build", "list", "show", "bench")
 
 
 class _Verbs(click.Group):
@@ -40,8 +40,8 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 def group() -> None:
     """Code language models on the machine you have.
 
-    MODEL is the path of a .gguf file or a name. Files that befit fetches live in ~/.cache/befit;
-    BEFIT_HOME moves them. BEFIT_DEBUG=1 shows the traceback of an error.
+    MODEL is a name, or the path of a .gguf file or of a folder that befit build wrote. Files that befit fetches live
+    in ~/.cache/befit; BEFIT_HOME moves them. BEFIT_DEBUG=1 shows the traceback of an error.
     """
 
 

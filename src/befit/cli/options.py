@@ -30,7 +30,7 @@ def engine_options(function: Function) -> Function:
             show_default=True,
             help="native: the C++ core; reference: NumPy, slow, for checking.",
         ),
-        click.option("--threads", type=POSITIVE, metavar="N", help="Worker threads.  [default: one a core]"),
+        click.option("--threads", type=POSITIVE, metavar="N", help="Worker threads.  [default: one a physical core]"),
         click.option(
             "--ctx",
             type=POSITIVE,

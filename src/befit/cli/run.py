@@ -41,9 +41,9 @@ def command(
 ) -> None:
     """Answer PROMPT and exit, or chat when there is none.
 
-    With two arguments the first is MODEL. One argument alone is MODEL if it is the path of a .gguf file, the name of a
-    model that is stored or that befit can fetch, or has the form NAME:TAG; otherwise it is PROMPT. With --model it is
-    always PROMPT.
+    With two arguments the first is MODEL. One argument alone is MODEL if it is the path of a .gguf file or of a built
+    folder, the name of a model that is stored or that befit can fetch, or has the form NAME:TAG; otherwise it is
+    PROMPT. With --model it is always PROMPT.
 
     What is piped in is added to the prompt after an empty line, or is the prompt:
 
@@ -87,6 +87,8 @@ def _means_model(word: str) -> bool:
     from befit import store
     from befit.store import names
 
+    if store.is_build(word):
+        return True
     if word.lower().endswith(".gguf") and (" " not in word or os.path.isfile(os.path.expanduser(word))):
         return True
     name = names.parse(word)

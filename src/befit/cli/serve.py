@@ -45,17 +45,18 @@ def command(
     """
     import logging
 
-    from befit.api.server import bind
+    from befit.api.listener import bind
 
     with bind(host, port) as listener:  # before loading: a port in use is told at once
+        from befit.engine.load import load_model
+
+        options = to_engine_options({**values, "prefix_cache": not no_prefix_cache})
+        loaded = load_model(model, options, progress=True, report=click.echo, meanwhile=_import_server)
         from befit.api.app import create_app
         from befit.api.chat import ChatTemplate
         from befit.api.server import serve
         from befit.engine.async_engine import AsyncEngine
-        from befit.engine.load import load_model
 
-        options = to_engine_options({**values, "prefix_cache": not no_prefix_cache})
-        loaded = load_model(model, options, progress=True, report=click.echo)
         template = ChatTemplate.from_metadata(loaded.metadata, loaded.tokenizer, file=chat_template)
         click.echo(f"chat template: {template.source}")
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -66,6 +67,14 @@ def command(
             serve(app, engine, host, port, sock=listener, on_ready=_announce)
         finally:
             loaded.close()
+
+
+def _import_server() -> None:
+    """Import what serving needs: half of the start, unless it happens while weights are loaded."""
+    import befit.api.app
+    import befit.api.chat
+    import befit.api.server
+    import befit.engine.async_engine  # noqa: F401
 
 
 def _announce(url: str) -> None:

@@ -1,8 +1,8 @@
-"""`befit show`: what is in a model file, read off its headers."""
+"""`befit show`: what is in a model file or a built folder, read off its headers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from befit.weights.gguf import GGUFFile, TensorInfo
+    from befit.models.program import Program
 
 
 @click.command("show")
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def command(model: str, as_json: bool) -> None:
+@click.option("--verify", is_flag=True, help="Read all of a built folder and compare every SHA-256 first.")
+def command(model: str, as_json: bool, verify: bool) -> None:
     """Show what MODEL is: architecture, size, quantisation, context, tokeniser, chat template.
 
     Reads the file's headers only. A model that is not stored yet is not fetched.
@@ -26,12 +27,20 @@ def command(model: str, as_json: bool) -> None:
     from befit import store
     from befit.cli import text
 
-    facts = describe(store.resolve(model, pull=False))
+    path = store.resolve(model, pull=False)
+    if verify:
+        if not path.is_dir():
+            raise click.UsageError("--verify is for folders that befit build wrote; befit pull checks stored files.")
+        from befit.prepared import read
+
+        read.verify(path, progress=not as_json)
+    facts = describe(path)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
+    build = facts["build"]
     lines = [
-        ["file", facts["path"]],
+        ["folder" if build else "file", facts["path"]],
         ["size", f"{text.size(facts['size'])} ({facts['size']:,} bytes)"],
         ["name", facts["name"] or "(none given)"],
         ["architecture", facts["architecture"]],
@@ -44,45 +53,95 @@ def command(model: str, as_json: bool) -> None:
         ["tokeniser", facts["tokenizer"]],
         ["chat template", facts["chat_template"]],
     ]
+    if build:
+        there = "" if Path(build["source"]).exists() else " (not there any more)"
+        lines += [
+            ["served as", build["served_name"]],
+            ["built from", f"{build['source']}{there}"],
+            ["source sha256", build["source_sha256"]],
+            ["built by", f"befit {build['befit']} at {build['built_at']}, packed layout {build['packed_layout']}"],
+        ]
+    if verify:
+        lines.append(["verified", "every file has its size and SHA-256"])
     click.echo(text.table(lines))
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """The facts of a model file, ready for JSON. `quantisation` maps tensor types to shares of the weight bytes."""
-    from befit import models, tokenizer
-    from befit.api.chat import ChatTemplate
+    """The facts of a model, ready for JSON. `quantisation` maps tensor types to shares of the weight bytes; `build` is
+    null for a GGUF file."""
+    if path.is_dir():
+        return _describe_build(path)
+    from befit import models
     from befit.weights.gguf import GGUFFile
 
     with GGUFFile.open(path) as file:
         program = models.describe(file.metadata, file.shapes)
-        template = ChatTemplate.from_metadata(file.metadata, tokenizer.load(file.metadata))
-        return {
-            "path": str(path),
-            "size": file.size,
-            "name": file.metadata.get("general.name"),
-            "architecture": program.family,
-            "parameters": sum(prod(shape) for shape in file.shapes.values()),
-            "layers": program.n_layers,
-            "hidden_size": program.hidden_size,
-            "vocab_size": program.vocab_size,
-            "context": program.max_context,
-            "kv_bytes_per_token": program.kv_bytes_per_token(),
-            "quantisation": _shares(file.infos.values()),
-            "tokenizer": _tokenizer(file),
-            "chat_template": template.source,
+        types = [(info.type.name, info.nbytes) for info in file.infos.values()]
+        parameters = sum(prod(shape) for shape in file.shapes.values())
+        return _facts(path, file.size, program, file.metadata, parameters, types)
+
+
+def _describe_build(path: Path) -> dict[str, Any]:
+    from befit.prepared.read import open_build
+
+    build = open_build(path)
+    build.close()
+    manifest = build.manifest
+    shapes = {section.name: section.shape for section in build.sections}
+    types = [(section.format.upper(), section.nbytes) for section in build.sections]
+    parameters = sum(prod(shape) for shape in shapes.values())
+    return _facts(path, build.size, build.program, build.metadata, parameters, types) | {
+        "build": {
+            "served_name": manifest.name,
+            "source": manifest.source[0].path,
+            "source_sha256": manifest.source[0].sha256,
+            "befit": manifest.befit,
+            "packed_layout": manifest.packed_layout,
+            "built_at": manifest.built_at,
         }
+    }
 
 
-def _shares(infos: Iterable[TensorInfo]) -> dict[str, float]:
+def _facts(
+    path: Path,
+    size: int,
+    program: Program,
+    metadata: Mapping[str, Any],
+    parameters: int,
+    types: Iterable[tuple[str, int]],
+) -> dict[str, Any]:
+    from befit import tokenizer
+    from befit.api.chat import ChatTemplate
+
+    template = ChatTemplate.from_metadata(metadata, tokenizer.load(metadata))
+    return {
+        "path": str(path),
+        "size": size,
+        "name": metadata.get("general.name"),
+        "architecture": program.family,
+        "parameters": parameters,
+        "layers": program.n_layers,
+        "hidden_size": program.hidden_size,
+        "vocab_size": program.vocab_size,
+        "context": program.max_context,
+        "kv_bytes_per_token": program.kv_bytes_per_token(),
+        "quantisation": _shares(types),
+        "tokenizer": _tokenizer(metadata),
+        "chat_template": template.source,
+        "build": None,
+    }
+
+
+def _shares(types: Iterable[tuple[str, int]]) -> dict[str, float]:
     """The share of the weight bytes that each tensor type has, largest first."""
     totals: dict[str, int] = {}
-    for info in infos:
-        totals[info.type.name] = totals.get(info.type.name, 0) + info.nbytes
+    for name, nbytes in types:
+        totals[name] = totals.get(name, 0) + nbytes
     everything = sum(totals.values())
     return {kind: count / everything for kind, count in sorted(totals.items(), key=lambda item: -item[1])}
 
 
-def _tokenizer(file: GGUFFile) -> str:
-    kind = str(file.metadata.get("tokenizer.ggml.model", "none"))
-    rules = file.metadata.get("tokenizer.ggml.pre")
+def _tokenizer(metadata: Mapping[str, Any]) -> str:
+    kind = str(metadata.get("tokenizer.ggml.model", "none"))
+    rules = metadata.get("tokenizer.ggml.pre")
     return f"{kind}, split as {rules}" if rules else kind

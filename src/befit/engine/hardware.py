@@ -55,6 +55,8 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
     """Folders of this process's cgroups for `controller`, v1 and v2, from its own up to the top."""
     base = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
+        if line.count(":") < 2:  # not as Linux writes it: no limit is known
+            continue
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             tops = [base, base / "unified"]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from befit.backends.base import Backend
 from befit.config import EngineConfig, EngineOptions
 from befit.models.program import Program
 from befit.tokenizer.base import Tokenizer
+from befit.weights.tensor import Tensor, Weight
+
+if TYPE_CHECKING:
+    from befit.prepared.read import Build
 
 log = logging.getLogger("befit.engine")
 
@@ -37,6 +44,19 @@ class LoadedModel:
         self.release()
 
 
+@dataclass(slots=True)
+class _Opened:
+    """A GGUF file or a built folder: described, with weights that are not read yet."""
+
+    name: str
+    path: Path
+    metadata: Mapping[str, Any]
+    program: Program
+    weights: Mapping[str, Weight]
+    release: Callable[[Tensor], None]
+    close: Callable[[], None]
+
+
 def load_model(
     ref: str,
     options: EngineOptions,
@@ -44,55 +64,143 @@ def load_model(
     progress: bool = False,
     report: Callable[[str], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> LoadedModel:
-    """Load the model that `ref`, a name or the path of a GGUF file, stands for.
+    """Load the model that `ref`, a name or the path of a GGUF file or of a built folder, stands for.
 
     progress shows a download's progress. `report` gets the resolved settings as a short table (they are logged too);
-    `on_progress` gets (done, total) while weights are prepared. Raises ModelNotFound, DownloadError, CorruptFile,
-    UnsupportedModel, ConfigError or DoesNotFit, the last two before any weight is read.
+    `on_progress` gets (done, total) while weights are prepared, on another thread. `meanwhile` is called while they
+    are: the place for what a program has to do besides, such as importing. Raises ModelNotFound, DownloadError,
+    CorruptFile, UnsupportedModel, BuildMismatch, ConfigError or DoesNotFit, the last two before any weight is read.
     """
     # Imported here so that commands that load no model do not pay for it.
-    from befit import backends, models, store, tokenizer
+    from befit import backends, store, tokenizer
     from befit.engine.core import SCORE_ROWS
     from befit.engine.resolve import resolve, table
-    from befit.weights.gguf import GGUFFile
 
     path = store.resolve(ref, progress=progress)
-    name = _served_name(ref, path)
-    file = GGUFFile.open(path)
+    opened = _open_build(path, options, progress) if path.is_dir() else _open_gguf(path, served_name(ref, path))
+    given_up = threading.Event()
+
+    def proceed(done: int, total: int) -> None:
+        if given_up.is_set():
+            raise InterruptedError
+        if on_progress is not None:
+            on_progress(done, total)
+
     try:
-        program = models.describe(file.metadata, file.shapes, lambda key: file.tensors[key].dequantize())
-        weights = {key: file.tensors[key] for key in program.weight_names()}
-        weight_bytes = sum(tensor.nbytes for tensor in weights.values())
-        config = resolve(options, program, weight_bytes=weight_bytes)
-        settings = table(config, program, name=name, weight_bytes=weight_bytes)
+        weight_bytes = sum(weight.nbytes for weight in opened.weights.values())
+        config = resolve(options, opened.program, weight_bytes=weight_bytes)
+        settings = table(config, opened.program, name=opened.name, weight_bytes=weight_bytes)
         log.info("Settings:\n%s", settings)
         if report is not None:
             report(settings)
-        # Building the tokeniser and repacking weights take about as long as each other, and hardly need the GIL.
-        with ThreadPoolExecutor(1, thread_name_prefix="befit-tokenizer") as pool:
-            pending = pool.submit(tokenizer.load, file.metadata)
-            backend = backends.create(
+        # Preparing weights hardly needs the GIL; building the tokeniser, and importing, need little else.
+        with _no_collections(), ThreadPoolExecutor(1, thread_name_prefix="befit-weights") as pool:
+            pending = pool.submit(
+                backends.create,
                 cast(Literal["native", "reference"], config.backend),
-                program,
-                weights,
+                opened.program,
+                opened.weights,
                 block_size=config.block_size,
                 n_blocks=config.n_blocks,
                 threads=config.threads,
                 activation_bits=config.activation_bits,
                 max_tokens=config.token_budget,
                 max_rows=config.max_seqs + SCORE_ROWS,
-                on_progress=on_progress,
-                release=file.release,
+                on_progress=proceed,
+                release=opened.release,
             )
-            tokens = pending.result()
+            try:
+                tokens = tokenizer.load(opened.metadata)
+                if meanwhile is not None:
+                    meanwhile()
+                backend = pending.result()
+            except BaseException:
+                given_up.set()
+                raise
+    except BaseException:
+        opened.close()
+        raise
+    return LoadedModel(
+        opened.name, opened.path, opened.metadata, opened.program, tokens, backend, config, release=opened.close
+    )
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Without cyclic garbage collection, which would walk a vocabulary's hundreds of thousands of pairs again and again
+    as they are made, and find nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _open_gguf(path: Path, name: str) -> _Opened:
+    from befit import models
+    from befit.weights.gguf import GGUFFile
+
+    file = GGUFFile.open(path)
+    try:
+        program = models.describe(file.metadata, file.shapes, lambda key: file.tensors[key].dequantize())
+        weights = {key: file.tensors[key] for key in program.weight_names()}
     except BaseException:
         file.close()
         raise
-    return LoadedModel(name, path, file.metadata, program, tokens, backend, config, release=file.close)
+    return _Opened(name, path, file.metadata, program, weights, file.release, file.close)
 
 
-def _served_name(ref: str, path: Path) -> str:
+def _open_build(path: Path, options: EngineOptions, progress: bool) -> _Opened:
+    """A built folder, built anew where it does not match; or, where that cannot be, its source file."""
+    from befit.errors import BefitError, BuildMismatch
+    from befit.prepared.manifest import read_manifest
+    from befit.prepared.read import open_build
+
+    try:
+        build = open_build(path)
+    except BuildMismatch as mismatch:
+        source = Path(mismatch.source) if mismatch.source else None
+        if source is None or not source.is_file():
+            where = f"its source, {source}, is not there" if source else "its source is not known"
+            raise BuildMismatch(
+                f"{mismatch.message}; {where}, so it cannot be built anew here: "
+                f"run befit build MODEL -o {path} --force with the model's GGUF file"
+            ) from mismatch
+        log.warning("%s; building it anew from %s", mismatch.message, source)
+        try:
+            name = read_manifest(path).name
+        except BuildMismatch:
+            name = source.stem
+        try:
+            build = _rebuild(source, path, name, options, progress)
+        except (BefitError, OSError) as failure:
+            log.warning("Building %s anew failed (%s); loading %s itself", path, failure, source)
+            return _open_gguf(source, name)
+    return _Opened(
+        build.manifest.name,
+        path,
+        build.metadata,
+        build.program,
+        build.weights,
+        release=lambda tensor: None,
+        close=build.close,
+    )
+
+
+def _rebuild(source: Path, path: Path, name: str, options: EngineOptions, progress: bool) -> Build:
+    from befit.engine.hardware import physical_cores
+    from befit.prepared.read import open_build
+    from befit.prepared.write import build
+
+    build(source, path, name=name, threads=options.threads or physical_cores(), force=True, progress=progress)
+    return open_build(path)
+
+
+def served_name(ref: str, path: Path) -> str:
     """The name that clients use: the catalogue's, or a file's name without its folder and ending."""
     is_path = os.sep in ref or ref.endswith(".gguf") or Path(ref).exists()
     return path.stem if is_path else ref

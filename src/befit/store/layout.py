@@ -20,6 +20,8 @@ from befit.errors import CorruptFile
 from befit.store import names
 
 MANIFEST = "manifest.json"
+BUILD_MANIFEST = "befit-build.json"
+"""The file that makes a folder one that `befit build` wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

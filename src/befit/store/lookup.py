@@ -10,16 +10,18 @@ from befit.store import catalogue, fetch, layout, names
 
 
 def resolve(ref: str, *, pull: bool = True, progress: bool = True) -> Path:
-    """The GGUF file that `ref` means: a path, a stored model's name, or a catalogue name.
+    """The GGUF file or built folder that `ref` means: a path, a stored model's name, or a catalogue name.
 
     A catalogue name that is not stored yet is fetched when `pull` allows it. A family alone will do where it has one
     tag. Raises `ModelNotFound`, `DownloadError`, or `CorruptFile` for a stored file that cannot be fetched anew.
     """
     path = os.path.expanduser(ref)
-    if os.path.isfile(path):
+    if os.path.isfile(path) or is_build(ref):
         return Path(path)
     if names.looks_like_path(ref):
-        what = f"{ref} is a folder; name the .gguf file in it" if os.path.isdir(path) else f"there is no file {ref}"
+        what = f"there is no file {ref}"
+        if os.path.isdir(path):
+            what = f"{ref} is a folder and befit did not build it; name the .gguf file in it"
         raise ModelNotFound(f"{what}.")
     name = _full_name(ref)
     fetchable = pull and catalogue.find(name) is not None
@@ -42,6 +44,11 @@ def is_known(ref: str) -> bool:
     """Whether `ref` is the name of a stored or fetchable model, perhaps without its tag."""
     wanted = names.parse(ref)
     return wanted is not None and bool(_candidates(wanted))
+
+
+def is_build(ref: str) -> bool:
+    """Whether `ref` is the path of a folder that `befit build` wrote."""
+    return os.path.isfile(os.path.join(os.path.expanduser(ref), layout.BUILD_MANIFEST))
 
 
 def _full_name(ref: str) -> str:

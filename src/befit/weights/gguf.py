@@ -29,9 +29,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 class GGUFFile:
     """An open GGUF model.
 
-    path: the file, or the first of its parts. size: bytes of all parts. metadata: see `Metadata`; a split model's is
-    that of its first part. infos, shapes: every tensor there is, readable or not. tensors: the canonical tensors, made
-    on access, read-only, without copying a byte.
+    path: the file, or the first of its parts. paths: the file, or all its parts in order. size: bytes of all parts.
+    metadata: see `Metadata`; a split model's is that of its first part. infos, shapes: every tensor there is, readable
+    or not. tensors: the canonical tensors, made on access, read-only, without copying a byte.
 
     A tensor of a type that befit cannot read does not stop the file from opening. It raises UnsupportedModel on access,
     and from `check`, which a loader calls before it reads the first weight.
@@ -44,6 +44,7 @@ class GGUFFile:
     def __init__(self, parts: list[Part]) -> None:
         """Join parts that were read; `GGUFFile.open` does both."""
         self.path = parts[0].path
+        self.paths = [part.path for part in parts]
         self.size = sum(len(part.map) for part in parts)
         self.metadata: Mapping[str, Any] = parts[0].metadata
         self.tensors: Mapping[str, Tensor] = _Tensors(self)

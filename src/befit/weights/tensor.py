@@ -99,4 +99,23 @@ class DenseTensor:
         return int(self.data.nbytes)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedTensor:
+    """A matrix [rows, cols] as a backend packed it for its kernels, not read yet.
+
+    `format` names what it was packed from: a quantised format, or f32, f16 or bf16. Its `nbytes` bytes lie in the open
+    file `file` (a descriptor) from byte `offset`. `table` is the matrix unpacked, where rows of it are looked up too.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    format: str
+    quantised: bool
+    file: int
+    offset: int
+    nbytes: int
+    table: QuantTensor | DenseTensor | None = None
+
+
 Tensor: TypeAlias = QuantTensor | DenseTensor
+Weight: TypeAlias = Tensor | PackedTensor

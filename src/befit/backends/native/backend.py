@@ -12,7 +12,7 @@ from befit.backends.native import _native
 from befit.backends.native.lower import Lowering
 from befit.errors import ConfigError
 from befit.models.program import Program
-from befit.weights.tensor import Tensor
+from befit.weights.tensor import Tensor, Weight
 
 PAGE = 16
 
@@ -36,7 +36,7 @@ class NativeBackend:
     def __init__(
         self,
         program: Program,
-        tensors: Mapping[str, Tensor],
+        tensors: Mapping[str, Weight],
         *,
         block_size: int,
         n_blocks: int,

@@ -8,14 +8,19 @@ the residual stream is added in place. A value is kept as float32, as integers, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import groupby
 
 import numpy as np
 
 from befit.backends.native import _native
 from befit.backends.native.uses import Buffer, Uses, out_of
-from befit.errors import UnsupportedModel
+from befit.errors import CorruptFile, UnsupportedModel
 from befit.models.program import Act, Add, Attention, Embed, GatedAct, Linear, Logits, Norm, Op, Program, Rope
-from befit.weights.tensor import F32, U8, DenseTensor, QuantTensor, Tensor
+from befit.weights.tensor import F32, U8, DenseTensor, PackedTensor, QuantTensor, Tensor, Weight
+
+_BATCH_BYTES = 16 << 20
+"""Matrices are packed in batches of so many bytes of the file: the GIL is wanted once a batch and not once a matrix,
+and what the file's pages take of memory stays bounded."""
 
 
 class Lowering:
@@ -25,7 +30,7 @@ class Lowering:
         self,
         model: _native.Model,
         program: Program,
-        tensors: Mapping[str, Tensor],
+        tensors: Mapping[str, Weight],
         *,
         on_progress: Callable[[int, int], None] | None = None,
         release: Callable[[Tensor], None] | None = None,
@@ -44,6 +49,8 @@ class Lowering:
         self._current: dict[str, int] = {}
         self._matrices: dict[str, int] = {}
         self._ropes: dict[Rope, int] = {}
+        self._unpacked: list[tuple[int, Tensor]] = []
+        self._packed: list[tuple[int, PackedTensor]] = []
         self._done = 0
         self._total = sum(tensors[name].nbytes for name in program.weight_names())
 
@@ -52,6 +59,8 @@ class Lowering:
         for i, op in enumerate(self.ops):
             if not self._fused[i]:
                 self._lower(i, op)
+        self._pack()
+        self._read_packed()
 
     def _lower(self, i: int, op: Op) -> None:
         match op:
@@ -75,7 +84,7 @@ class Lowering:
     # Ops
 
     def _embed(self, i: int, op: Embed) -> None:
-        tensor = self.tensors[op.weight]
+        tensor = _plain(self.tensors[op.weight])
         raw, name = _raw(tensor)
         self.tables.append(raw)
         self._progress(tensor)
@@ -240,17 +249,41 @@ class Lowering:
         return self._values[buffer]
 
     def _matrix(self, name: str) -> int:
+        """The native matrix for a weight: room for now, filled by `_pack` or `_read_packed`."""
         if name not in self._matrices:
-            tensor = self.tensors[name]
-            raw, fmt = _raw(tensor)
-            self._matrices[name] = self.model.matrix(raw, tensor.shape[0], tensor.shape[1], fmt)
-            self._progress(tensor)
-            if self.release and name not in self._lookups:
-                self.release(tensor)
+            weight = self.tensors[name]
+            matrix = self.model.matrix(weight.shape[0], weight.shape[1], _format(weight))
+            self._matrices[name] = matrix
+            if isinstance(weight, PackedTensor):
+                self._packed.append((matrix, weight))
+            else:
+                self._unpacked.append((matrix, weight))
+                if sum(tensor.nbytes for _, tensor in self._unpacked) >= _BATCH_BYTES:
+                    self._pack()
         return self._matrices[name]
 
+    def _pack(self) -> None:
+        """Pack the matrices that wait for it."""
+        self.model.pack([(matrix, *_raw(tensor)) for matrix, tensor in self._unpacked])
+        for _, tensor in self._unpacked:
+            self._progress(tensor)
+            if self.release and tensor.name not in self._lookups:
+                self.release(tensor)
+        self._unpacked.clear()
+
+    def _read_packed(self) -> None:
+        """Read the matrices that were packed before."""
+        for file, some in groupby(self._packed, key=lambda pair: pair[1].file):
+            batch = list(some)
+            try:
+                self.model.read(file, [(matrix, weight.offset) for matrix, weight in batch])
+            except RuntimeError as error:
+                raise CorruptFile(f"Packed weights cannot be read: {error}. Build their folder anew.") from error
+            for _, weight in batch:
+                self._progress(weight)
+
     def _vector(self, name: str) -> F32:
-        tensor = self.tensors[name]
+        tensor = _plain(self.tensors[name])
         self._progress(tensor)
         return np.ascontiguousarray(tensor.dequantize().reshape(-1))
 
@@ -261,15 +294,30 @@ class Lowering:
             self._ropes[rope] = self.model.rope(rope.dim, rope.interleaved, rope.scale, list(rope.inv_freq))
         return self._ropes[rope]
 
-    def _progress(self, tensor: Tensor) -> None:
+    def _progress(self, tensor: Weight) -> None:
         self._done = min(self._done + tensor.nbytes, self._total)
         if self.on_progress:
             self.on_progress(self._done, self._total)
 
 
+def _plain(weight: Weight) -> Tensor:
+    """A weight that is looked at as it lies in the file: a vector or a lookup table."""
+    if not isinstance(weight, PackedTensor):
+        return weight
+    if weight.table is None:
+        raise UnsupportedModel(f"{weight.name} was packed as a matrix, and the program needs its plain rows.")
+    return weight.table
+
+
+def _format(weight: Weight) -> str:
+    """The name of the format that a weight has in its model file."""
+    if isinstance(weight, DenseTensor):
+        return weight.dtype
+    return weight.format if isinstance(weight, PackedTensor) else weight.format.name
+
+
 def _raw(tensor: Tensor) -> tuple[U8, str]:
     """A tensor's bytes as they lie in the file, and the name of their format."""
     if isinstance(tensor, QuantTensor):
-        return tensor.raw.reshape(-1), tensor.format.name
-    assert isinstance(tensor, DenseTensor)
-    return np.ascontiguousarray(tensor.data).view(np.uint8).reshape(-1), tensor.dtype
+        return tensor.raw.reshape(-1), _format(tensor)
+    return np.ascontiguousarray(tensor.data).view(np.uint8).reshape(-1), _format(tensor)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from befit.models.program import Act, Add, Attention, Embed, GatedAct, Linear, Logits, Norm, Op
-from befit.weights.tensor import QuantTensor, Tensor
+from befit.weights.tensor import PackedTensor, QuantTensor, Weight
 
 _READS = ("x", "a", "b", "q", "k", "v", "gate", "up")
 
@@ -33,7 +33,7 @@ class Forms(NamedTuple):
 class Uses:
     """The readers, widths and buffers of a program's results, by the index of the op that writes them."""
 
-    def __init__(self, ops: Sequence[Op], tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, ops: Sequence[Op], tensors: Mapping[str, Weight]) -> None:
         self.ops = ops
         self.tensors = tensors
         self.readers = [_readers(ops, i) for i in range(len(ops))]
@@ -65,7 +65,7 @@ class Uses:
             for r in self.readers[i]:
                 reader = self.ops[r]
                 if isinstance(reader, Linear | Logits):
-                    quantised = isinstance(self.tensors[reader.weight], QuantTensor)
+                    quantised = _is_quantised(self.tensors[reader.weight])
                     integers |= quantised
                     floats |= not quantised
                 else:
@@ -97,6 +97,10 @@ class Uses:
 def out_of(op: Op) -> str:
     """The name of what an op writes."""
     return "logits" if isinstance(op, Logits) else op.out
+
+
+def _is_quantised(weight: Weight) -> bool:
+    return weight.quantised if isinstance(weight, PackedTensor) else isinstance(weight, QuantTensor)
 
 
 def _readers(ops: Sequence[Op], i: int) -> list[int]:

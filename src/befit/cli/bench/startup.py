@@ -31,7 +31,7 @@ def command(model: str, serve_options: tuple[str, ...], **options: Any) -> None:
 
     check_outputs(options["json_file"], options["plot"])
     path = store.resolve(model)  # fetched here if need be, not while the clock runs
-    size = path.stat().st_size
+    size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
     info = machine()
     click.echo(headline(info))
     with ending_on_sigterm():

@@ -1,0 +1,106 @@
+"""Where every tensor lies in `weights.bin`: computed from the program alone, by the writer and again by the reader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+from befit.errors import UnsupportedModel
+from befit.models.program import Embed, Linear, Logits, Program
+from befit.weights.blocks import FORMATS
+
+PAGE = 4096
+_LINE = 64
+_DENSE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
+_LARGEST = 1 << 30
+
+Role = Literal["table", "vector", "matrix"]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A tensor in `weights.bin`: `nbytes` bytes from `offset`.
+
+    role: a "matrix" is packed for the kernels; a "table", of which rows are looked up, and a "vector" are as they are
+    in the source file. A weight that is looked up and multiplied with has two sections. format: of the source file.
+    """
+
+    name: str
+    role: Role
+    format: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+def plan(program: Program, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[list[Section], int]:
+    """All sections in order, and the bytes that they take together. `tensors`: format and shape by name.
+
+    Tables begin at pages, because they are mapped; the rest begins at cache lines. Matrices lie in the order in which
+    the program uses them.
+    """
+    tables = dict.fromkeys(op.weight for op in program.ops if isinstance(op, Embed))
+    matrices = dict.fromkeys(op.weight for op in program.ops if isinstance(op, Linear | Logits))
+    vectors = [name for name in tensors if name not in tables and name not in matrices]
+    roles: list[tuple[str, Role]] = [(name, "table") for name in tables]
+    roles += [(name, "vector") for name in vectors]
+    roles += [(name, "matrix") for name in matrices]
+    sections: list[Section] = []
+    end = 0
+    for name, role in roles:
+        form, shape = tensors[name]
+        alignment = PAGE if role == "table" else _LINE
+        start = -(-end // alignment) * alignment
+        size = packed_bytes(name, form, shape) if role == "matrix" else plain_bytes(name, form, shape)
+        sections.append(Section(name, role, form, shape, start, size))
+        end = start + size
+    return sections, end
+
+
+def plain_bytes(name: str, form: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor in the source file. Raises UnsupportedModel for what befit has no tensor for."""
+    _check_shape(name, shape)
+    if form in _DENSE_BYTES:
+        return prod(shape) * _DENSE_BYTES[form]
+    block = FORMATS.get(form)
+    if block is None or len(shape) != 2 or shape[1] % block.block:
+        raise UnsupportedModel(
+            f"tensor {name} of format {form!r:.20} and shape {list(shape)} is none that befit packs."
+        )
+    return shape[0] * (shape[1] // block.block) * block.block_bytes
+
+
+def packed_bytes(name: str, form: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a matrix in the kernels' tiles. Raises UnsupportedModel."""
+    from befit.backends.native import _native
+
+    plain_bytes(name, form, shape)
+    if len(shape) != 2:
+        raise UnsupportedModel(f"tensor {name} of shape {list(shape)} is no matrix.")
+    return _native.packed_bytes(*shape, form)
+
+
+def _check_shape(name: str, shape: tuple[int, ...]) -> None:
+    if not 1 <= len(shape) <= 4 or not all(0 < size < _LARGEST for size in shape):
+        raise UnsupportedModel(f"tensor {name} has shape {list(shape)}; sizes from 1 to 2^30 - 1 can be packed.")
+
+
+def sections_json(sections: list[Section]) -> bytes:
+    """`tensors.json`, a line a section."""
+    lines = ",\n ".join(json.dumps(_fields(section)) for section in sections)
+    return f"[\n {lines}\n]\n".encode()
+
+
+def program_json(program: Program) -> bytes:
+    """`program.json`, a line an op: the same program gives the same bytes."""
+    head = {name: value for name, value in _fields(program).items() if name != "ops"}
+    lines = ",\n  ".join(json.dumps({"op": type(op).__name__, **_fields(op)}, default=_fields) for op in program.ops)
+    return f'{{"program": {json.dumps(head)},\n "ops": [\n  {lines}\n ]}}\n'.encode()
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    """The fields of a dataclass with slots; `dataclasses.asdict` copies every value and takes ten times as long."""
+    return {name: getattr(record, name) for name in record.__slots__}
