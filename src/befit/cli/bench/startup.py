@@ -25,17 +25,20 @@ def command(model: str, serve_options: tuple[str, ...], **options: Any) -> None:
 
     from befit import store
     from befit.bench.machine import headline, machine
+    from befit.bench.processes import ending_on_sigterm
     from befit.bench.report import make_result, table
     from befit.bench.startup import memory_bound, rows, start_once, summary
 
     check_outputs(options["json_file"], options["plot"])
     path = store.resolve(model)  # fetched here if need be, not while the clock runs
-    size = path.stat().st_size
+    size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
     info = machine()
     click.echo(headline(info))
-    runs = [
-        start_once(str(path), serve_options) for _ in trange(options["repeat"], unit="start", disable=None, leave=False)
-    ]
+    with ending_on_sigterm():
+        runs = [
+            start_once(str(path), serve_options)
+            for _ in trange(options["repeat"], unit="start", disable=None, leave=False)
+        ]
     numbers = summary(runs)
     click.echo(f"{path.name}, {size / 1e6:.1f} MB, {len(runs)} starts")
     click.echo(table(rows(numbers)))
