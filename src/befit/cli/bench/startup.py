@@ -19,7 +19,8 @@ from befit.store.catalogue import DEFAULT_MODEL
 def command(model: str, serve_options: tuple[str, ...], **options: Any) -> None:
     """Start `befit serve MODEL`, wait for /health, ask for a few tokens, end it; and again.
 
-    MODEL may be a folder that befit build wrote. Further options go to befit serve. The first start may have to read the file from disk; later ones need not.
+    MODEL may be a folder that befit build wrote. Further options go to befit serve. The first start may have to read
+    the file from disk; later ones need not.
     """
     from tqdm import trange  # type: ignore[import-untyped]
 
