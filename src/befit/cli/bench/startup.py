@@ -19,7 +19,8 @@ from befit.store.catalogue import DEFAULT_MODEL
 def command(model: str, serve_options: tuple[str, ...], **options: Any) -> None:
     """Start `befit serve MODEL`, wait for /health, ask for a few tokens, end it; and again.
 
-    Further options go to befit serve. The first start may have to read the file from disk; later ones need not.
+    MODEL may be a folder that befit build wrote. Further options go to befit serve. The first start may have to read
+    the file from disk; later ones need not.
     """
     from tqdm import trange  # type: ignore[import-untyped]
 
@@ -31,7 +32,7 @@ def command(model: str, serve_options: tuple[str, ...], **options: Any) -> None:
 
     check_outputs(options["json_file"], options["plot"])
     path = store.resolve(model)  # fetched here if need be, not while the clock runs
-    size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
+    size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
     info = machine()
     click.echo(headline(info))
     with ending_on_sigterm():
