@@ -88,20 +88,21 @@ Activation activation(const std::string& name) {
 struct BatchArrays {
   Ints tokens, positions, query_start, context_len;
   Table block_tables;
-  Ints rows, targets, logprobs;
+  Ints rows, targets, logprobs, drafts;
 };
 
 // Views of a step's arrays, checked so that no index can leave the model's memory.
 Batch make_batch(const Model& m, const BatchArrays& a, std::vector<Sampler*> samplers) {
   Batch b{(int)a.tokens.size(), (int)a.context_len.size(), (int)a.block_tables.shape(1), (int)a.rows.size(),
           a.tokens.data(), a.positions.data(), a.query_start.data(), a.context_len.data(), a.block_tables.data(),
-          a.rows.data(), a.targets.data(), a.logprobs.data(), std::move(samplers)};
+          a.rows.data(), a.targets.data(), a.logprobs.data(), a.drafts.size() ? a.drafts.data() : nullptr, std::move(samplers)};
   require(b.tokens_count > 0 && b.tokens_count <= m.max_tokens,
           "a step of " + std::to_string(b.tokens_count) + " tokens; this model takes 1 to " + std::to_string(m.max_tokens));
   require(b.rows_count <= m.max_rows, "a step with " + std::to_string(b.rows_count) + " rows; this model takes " + std::to_string(m.max_rows));
   require((int)a.positions.size() == b.tokens_count && (int)a.query_start.size() == b.seqs + 1 &&
               (int)a.block_tables.shape(0) >= b.seqs && (int)a.targets.size() == b.rows_count &&
-              (int)a.logprobs.size() == b.rows_count && (int)b.samplers.size() == b.rows_count,
+              (int)a.logprobs.size() == b.rows_count && (int)b.samplers.size() == b.rows_count &&
+              (!b.drafts || (int)a.drafts.size() == b.rows_count),
           "the arrays of a step disagree in length");
   require(b.query_start[0] == 0 && b.query_start[b.seqs] == b.tokens_count, "query_start must run from 0 to the token count");
   for (int s = 0; s < b.seqs; s++) {
@@ -119,6 +120,10 @@ Batch make_batch(const Model& m, const BatchArrays& a, std::vector<Sampler*> sam
   for (int r = 0; r < b.rows_count; r++) {
     require(b.rows[r] >= 0 && b.rows[r] < b.tokens_count, "a row is outside the step");
     require(b.targets[r] >= 0 ? b.targets[r] < m.vocab() : b.samplers[r] != nullptr, "a row needs a target or a sampler");
+    if (!b.drafts || b.drafts[r] < 0) continue;
+    require(r + 1 < b.rows_count && b.rows[r + 1] == b.rows[r] + 1 && b.tokens[b.rows[r + 1]] == b.drafts[r] &&
+                b.targets[r] < 0 && b.targets[r + 1] < 0 && b.samplers[r + 1] == b.samplers[r],
+            "the row after a draft must be the draft's own, with the same sampler");
   }
   return b;
 }
@@ -136,9 +141,9 @@ nb::tuple step(Model& m, const BatchArrays& arrays, std::vector<Sampler*> sample
   std::vector<float> logprob(n);
   nb::list top;
   for (size_t i = 0; i < n; i++) {
-    tokens[i] = out[i].token;
+    tokens[i] = out[i].skipped ? -1 : out[i].token;
     rank[i] = out[i].rank;
-    status[i] = out[i].finite ? 0 : 1;
+    status[i] = out[i].skipped ? 2 : out[i].finite ? 0 : 1;
     logprob[i] = out[i].logprob;
     top.append(nb::cast(out[i].top));
   }
@@ -369,12 +374,15 @@ NB_MODULE(_native, m) {
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
       .def("step",
            [](Model& m, std::vector<Sampler*> samplers, Ints tokens, Ints positions, Ints query_start, Ints context_len,
-              Table block_tables, Ints rows, Ints targets, Ints logprobs) {
-             return step(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs}, std::move(samplers));
+              Table block_tables, Ints rows, Ints targets, Ints logprobs, Ints drafts) {
+             return step(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs, drafts}, std::move(samplers));
            },
-           "samplers"_a, "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a)
+           "samplers"_a, "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a,
+           "drafts"_a)
       .def("logits",
            [](Model& m, Ints tokens, Ints positions, Ints query_start, Ints context_len, Table block_tables, Ints rows, Ints targets,
-              Ints logprobs) { return logits(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs}); },
-           "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a);
+              Ints logprobs, Ints drafts) {
+             return logits(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs, drafts});
+           },
+           "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a, "drafts"_a);
 }

@@ -102,19 +102,32 @@ void Model::forward(const Batch& batch) {
   pool.run([&](int thread) { run(batch, thread); });
 }
 
+// Rows are taken as threads get to them; the rows after drafts of one sequence belong to whoever takes its first, because
+// one sampler draws for all of them, in order, as far as the drafts are what it drew.
 void Model::sample(const Batch& batch, std::vector<Sampled>& out) {
+  const auto drafted = [&](int r) { return batch.drafts && batch.drafts[r] >= 0; };
   for (int r; (r = next_row_.fetch_add(1)) < batch.rows_count;) {
-    float* x = logits(r);
-    if (batch.targets[r] < 0) {
-      out[r] = batch.samplers[r]->sample(kernels, x, vocab_, batch.logprobs[r]);
-      continue;
+    if (r > 0 && drafted(r - 1)) continue;
+    sample_row(batch, r, out[r]);
+    for (; drafted(r); r++) {
+      const bool accepted = !out[r].skipped && out[r].finite && out[r].token == batch.drafts[r];
+      if (accepted) sample_row(batch, r + 1, out[r + 1]);
+      else out[r + 1].skipped = true;
     }
-    float max;
-    int best = 0;
-    out[r].token = batch.targets[r];
-    out[r].finite = kernels.peak(x, vocab_, &max, &best);
-    if (out[r].finite) score(kernels, x, vocab_, max, batch.targets[r], batch.logprobs[r], out[r]);
   }
+}
+
+void Model::sample_row(const Batch& batch, int r, Sampled& out) {
+  float* x = logits(r);
+  if (batch.targets[r] < 0) {
+    out = batch.samplers[r]->sample(kernels, x, vocab_, batch.logprobs[r]);
+    return;
+  }
+  float max;
+  int best = 0;
+  out.token = batch.targets[r];
+  out.finite = kernels.peak(x, vocab_, &max, &best);
+  if (out.finite) score(kernels, x, vocab_, max, batch.targets[r], batch.logprobs[r], out);
 }
 
 std::vector<Sampled> Model::step(const Batch& batch) {

@@ -17,6 +17,7 @@ namespace befit {
 struct Batch {
   int tokens_count, seqs, blocks, rows_count;  // T, S, width of block_tables, R
   const int32_t *tokens, *positions, *query_start, *context_len, *block_tables, *rows, *targets, *logprobs;
+  const int32_t* drafts;  // null when no row has one
   std::vector<Sampler*> samplers;
 };
 
@@ -143,6 +144,7 @@ class Model {
  private:
   void run(const Batch&, int thread);
   void sample(const Batch&, std::vector<Sampled>&);
+  void sample_row(const Batch&, int row, Sampled&);
 
   std::vector<std::unique_ptr<Op>> ops_;
   std::atomic<int> next_row_{0};

@@ -19,10 +19,11 @@ struct SamplerSpec {
   std::vector<int> stop_ids;
 };
 
-// What one row of logits gave. `top` lists the likeliest tokens of the model's own distribution.
+// What one row of logits gave. `top` lists the likeliest tokens of the model's own distribution. A `skipped` row came after
+// a draft that was not what its sequence sampled: nothing was sampled for it.
 struct Sampled {
   int token = 0;
-  bool finite = true;
+  bool finite = true, skipped = false;
   float logprob = 0;
   int rank = 0;
   std::vector<std::pair<int, float>> top;

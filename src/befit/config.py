@@ -18,6 +18,8 @@ class EngineOptions:
     activation_bits: int | None = None
     prefix_cache: bool = True
     max_queue: int = 4096
+    speculation: str = "auto"
+    draft: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,8 @@ class EngineConfig:
     activation_bits  of the inputs of quantised matrices. 12: hardly less exact than float; 8: faster, less exact
     prefix_cache     reuse KV pages of equal prefixes
     max_queue        requests that may wait before new ones are refused
+    speculation      "lookup", "draft", "auto" (both) or "off": where drafts for speculative decoding come from
+    draft            name or path of the draft model; None: there is none
     """
 
     ctx: int
@@ -46,3 +50,5 @@ class EngineConfig:
     activation_bits: int
     prefix_cache: bool
     max_queue: int
+    speculation: str
+    draft: str | None

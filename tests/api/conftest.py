@@ -95,11 +95,22 @@ class FakeEngine:
             backend="reference",
             prefix_cache=True,
             max_queue=8,
+            speculation="off",
+            draft=None,
         )
         self.model = SimpleNamespace(name="fake", tokenizer=ByteTokenizer(), config=config, metadata={})
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=self.open, waiting=1, kv_blocks=10, kv_blocks_used=5, prompt_tokens_total=7)
+        return EngineStats(
+            running=self.open,
+            waiting=1,
+            kv_blocks=10,
+            kv_blocks_used=5,
+            prompt_tokens_total=7,
+            drafts_total=4,
+            drafted_tokens_total=20,
+            accepted_tokens_total=10,
+        )
 
     async def generate(self, prompt_ids: list[int], params: SamplingParams, **options: Any) -> AsyncIterator[Delta]:
         if self.refuse is not None:

@@ -67,6 +67,9 @@ async def test_metrics(client, engine):
     assert 'befit:request_success_total{finished_reason="stop",model_name="fake"} 1.0' in text.replace(
         'model_name="fake",finished_reason="stop"', 'finished_reason="stop",model_name="fake"'
     )
+    assert f"befit:spec_decode_num_draft_tokens_total{label} 20.0" in text
+    assert f"befit:spec_decode_num_accepted_tokens_total{label} 10.0" in text
+    assert f"befit:spec_decode_mean_acceptance_length{label} 3.5" in text
     assert f"befit:time_per_output_token_seconds_count{label} 3.0" in text
     assert 'befit:time_per_output_token_seconds_bucket{le="0.005",model_name="fake"} 2.0' in text.replace(
         'model_name="fake",le="0.005"', 'le="0.005",model_name="fake"'

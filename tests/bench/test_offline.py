@@ -41,7 +41,15 @@ def model() -> Iterator[LoadedModel]:
     sizes: dict[str, Any] = {"block_size": 16, "n_blocks": 40, "threads": 1, "activation_bits": 12}
     native = backends.create("native", tiny.program, tiny.tensors, **sizes, max_tokens=32, max_rows=80)
     config = EngineConfig(
-        **sizes, ctx=256, max_seqs=8, token_budget=32, backend="native", prefix_cache=True, max_queue=100
+        **sizes,
+        ctx=256,
+        max_seqs=8,
+        token_budget=32,
+        backend="native",
+        prefix_cache=True,
+        max_queue=100,
+        speculation="off",
+        draft=None,
     )
     loaded = LoadedModel("tiny", Path("tiny.gguf"), {}, tiny.program, Letters(), native, config)  # type: ignore[arg-type]
     yield loaded

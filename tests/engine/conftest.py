@@ -1,7 +1,8 @@
 """A model that is all arithmetic: its KV cache holds the token ids themselves, in pages.
 
 The next token is a checksum of the whole history *as read back through the block table*, so a wrong page, a stale page
-or a wrong position changes the output. `alone` says what a request must give when nothing else runs.
+or a wrong position changes the output. With `order`, it is one of the last so many tokens only: then outputs repeat
+themselves. `alone` says what a request must give when nothing else runs.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from befit.backends.base import NON_FINITE, OK, SamplerSpec, StepBatch, StepResult
+from befit.backends.base import NON_FINITE, OK, VOID, SamplerSpec, StepBatch, StepResult
 from befit.config import EngineConfig
-from befit.engine.load import LoadedModel
+from befit.engine.load import LoadedDraft, LoadedModel
 from befit.models.program import Attention, Program
 from befit.sampling import SamplingParams
 
@@ -63,10 +64,10 @@ class FakeSampler:
     produced: int = 0
 
 
-def next_token(history: list[int], sampler: FakeSampler) -> int:
+def next_token(history: list[int], sampler: FakeSampler, order: int | None = None) -> int:
     """Greedy depends on the history alone; a temperature mixes in the seed. Never the poison, no early stop."""
     seed = sampler.spec.seed & 0xFFFFFFFF if sampler.spec.temperature else 0
-    token = zlib.crc32(np.array(history, np.int32).tobytes(), seed) % VOCAB
+    token = zlib.crc32(np.array(history if order is None else history[-order:], np.int32).tobytes(), seed) % VOCAB
     early = sampler.produced < sampler.spec.min_tokens
     while token == POISON or (early and token in sampler.spec.stop_ids):
         token = (token + 1) % VOCAB
@@ -83,6 +84,7 @@ class FakeBackend:
     name: str = "fake"
     fail: Callable[[int], Exception | None] = lambda step: None
     before: Callable[[], None] = lambda: None
+    order: int | None = None
     steps: int = 0
     closed: bool = False
     widths: list[int] = field(default_factory=list)
@@ -132,12 +134,19 @@ class FakeBackend:
         result = StepResult(
             np.zeros(n, np.int32), np.zeros(n, np.uint8), np.zeros(n, np.float32), np.zeros(n, np.int32), [[]] * n
         )
+        drafts = [-1] * n if batch.drafts is None else batch.drafts.tolist()
         for r, row in enumerate(batch.rows.tolist()):
+            if r and drafts[r - 1] >= 0:
+                assert batch.samplers[r] is batch.samplers[r - 1]
+                assert (row, batch.tokens[row]) == (batch.rows[r - 1] + 1, drafts[r - 1])
+                if result.status[r - 1] != OK or result.tokens[r - 1] != drafts[r - 1]:
+                    result.status[r] = VOID
+                    continue
             i = int(np.searchsorted(batch.query_start, row, side="right")) - 1
             history = histories[i][: batch.positions[row] + 1]
             result.status[r] = NON_FINITE if POISON in history else OK
             target = int(batch.targets[r])
-            token = next_token(history, batch.samplers[r]) if target < 0 else target
+            token = next_token(history, batch.samplers[r], self.order) if target < 0 else target
             result.tokens[r] = token
             k = int(batch.logprobs[r])
             if k >= 0:
@@ -163,7 +172,7 @@ def _program() -> Program:
     return Program("fake", VOCAB, 32, 1, 1 << 20, (attention,))
 
 
-def _make_model(**changes: Any) -> LoadedModel:
+def _make_model(*, order: int | None = None, draft_order: int | None = None, **changes: Any) -> LoadedModel:
     settings: dict[str, Any] = {
         "ctx": 64,
         "max_seqs": 4,
@@ -174,10 +183,17 @@ def _make_model(**changes: Any) -> LoadedModel:
         "backend": "fake",
         "prefix_cache": True,
         "max_queue": 1000,
+        "speculation": "off",
+        "draft": None,
     }
     config = EngineConfig(**{"activation_bits": 12, **settings, **changes})
-    backend = FakeBackend(config.n_blocks, config.block_size)
-    return LoadedModel("fake", Path("fake.gguf"), {}, _program(), FakeTokenizer(), backend, config)  # type: ignore[arg-type]
+    backend = FakeBackend(config.n_blocks, config.block_size, order=order)
+    draft = None
+    if draft_order is not None:
+        other = FakeBackend(config.n_blocks, config.block_size, order=draft_order or order)
+        draft = LoadedDraft("draft", _program(), other)
+    tokenizer: Any = FakeTokenizer()
+    return LoadedModel("fake", Path("fake.gguf"), {}, _program(), tokenizer, backend, config, draft=draft)
 
 
 @dataclass
@@ -188,7 +204,9 @@ class Expected:
     stop_reason: str | int | None
 
 
-def _alone(prompt: list[int], params: SamplingParams, ctx: int = 64, number: int = 0) -> Expected:
+def _alone(
+    prompt: list[int], params: SamplingParams, ctx: int = 64, number: int = 0, order: int | None = None
+) -> Expected:
     """Tokens until an end, then the text decoded at once and cut: written to be obviously right."""
     tokenizer = FakeTokenizer()
     eos = set() if params.ignore_eos else {EOS}
@@ -203,7 +221,7 @@ def _alone(prompt: list[int], params: SamplingParams, ctx: int = 64, number: int
     room = min(params.max_tokens if params.max_tokens is not None else ctx, ctx - len(prompt))
     out: list[int] = []
     while len(out) < room:
-        token = next_token(prompt + out, sampler)
+        token = next_token(prompt + out, sampler, order)
         out.append(token)
         if token in spec.stop_ids:
             shown = out if params.include_stop_str_in_output else out[:-1]
@@ -227,13 +245,16 @@ def _whole(ids: list[int]) -> str:
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., LoadedModel]:
-    """make_model(**changes of EngineConfig) -> LoadedModel over a new FakeBackend."""
+    """make_model(order, draft_order, **changes of EngineConfig) -> LoadedModel over a new FakeBackend.
+
+    With draft_order (0: the same model as the target), it has a draft model, another FakeBackend.
+    """
     return _make_model
 
 
 @pytest.fixture(scope="session")
 def alone() -> Callable[..., Expected]:
-    """alone(prompt, params, ctx, number) -> what continuation `number` must be."""
+    """alone(prompt, params, ctx, number, order) -> what continuation `number` must be."""
     return _alone
 
 

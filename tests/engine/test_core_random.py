@@ -1,8 +1,9 @@
-"""Batching, chunking, preemption and prefix reuse change nothing: every request gives what it gives alone."""
+"""Batching, preemption, prefix reuse and speculation change nothing: every request gives what it gives alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 from befit.engine.core import Engine
 from befit.engine.load import LoadedModel
 from befit.engine.outputs import CompletionOutput
+from befit.engine.speculation.draft_model import Follower
+from befit.engine.speculation.step_time import StepTime
 from befit.sampling import SamplingParams
 
-CTX = 24
+CTX = 28
+VOCAB = 30
 
 
 @dataclass
@@ -36,7 +40,7 @@ params = st.builds(
     n=st.integers(1, 3),
     temperature=st.sampled_from([0.0, 1.0]),
     seed=st.integers(0, 3),
-    max_tokens=st.integers(0, 6),
+    max_tokens=st.integers(0, 10),
     ignore_eos=st.booleans(),
     stop=st.lists(st.text("abcdefgh", min_size=1, max_size=2), max_size=3),
     include_stop_str_in_output=st.booleans(),
@@ -54,13 +58,34 @@ jobs = st.builds(
 )
 
 
-@settings(max_examples=120, deadline=None)
+class Junk:
+    """A draft model that guesses anything, as many tokens as it may."""
+
+    def __init__(self, seed: int) -> None:
+        self.time = StepTime()
+        self._random = random.Random(seed)
+
+    def draft(self, wanted: Iterable[tuple[Follower, int]]) -> list[tuple[Follower, list[int]]]:
+        return [(follower, self._random.choices(range(VOCAB), k=count)) for follower, count in wanted]
+
+
+class Free(StepTime):
+    """Steps that take no time, so that drafts always pay."""
+
+    def predict(self, tokens: int) -> float:
+        return 1.0
+
+
+@settings(max_examples=250, deadline=None)
 @given(
     work=st.lists(jobs, max_size=10),
-    n_blocks=st.integers(6, 12),
+    n_blocks=st.integers(7, 12),
     max_seqs=st.integers(1, 5),
     extra=st.integers(0, 10),
     cache=st.booleans(),
+    order=st.sampled_from([None, 1, 2]),
+    drafts=st.sampled_from(["off", "lookup", "junk", "perfect", "lookup and model"]),
+    free=st.booleans(),
 )
 def test_every_request_gives_what_it_gives_alone(
     make_model: Callable[..., LoadedModel],
@@ -72,9 +97,25 @@ def test_every_request_gives_what_it_gives_alone(
     max_seqs: int,
     extra: int,
     cache: bool,
+    order: int | None,
+    drafts: str,
+    free: bool,
 ) -> None:
-    model = make_model(ctx=CTX, n_blocks=n_blocks, max_seqs=max_seqs, token_budget=max_seqs + extra, prefix_cache=cache)
+    model = make_model(
+        order=order,
+        draft_order={"perfect": 0, "lookup and model": 1}.get(drafts),
+        speculation="lookup" if "lookup" in drafts else "off",
+        ctx=CTX,
+        n_blocks=n_blocks,
+        max_seqs=max_seqs,
+        token_budget=max_seqs + extra,
+        prefix_cache=cache,
+    )
     engine = Engine(model)
+    if drafts == "junk":
+        engine.speculator.model = Junk(extra)  # type: ignore[assignment]
+    if free:
+        engine.speculator.time = Free()
     pending = sorted(range(len(work)), key=lambda i: work[i].step)
     outputs = {str(i): [CompletionOutput(k, logprobs=[]) for k in range(job.params.n)] for i, job in enumerate(work)}
     abort_at: dict[str, int] = {}
@@ -106,9 +147,13 @@ def test_every_request_gives_what_it_gives_alone(
                 output.logprobs += delta.logprobs or []
             if not pending and not engine.has_work:
                 break
+    speculator = engine.speculator
+    assert (speculator.drafts == 0) or drafts != "off"
+    assert speculator.lookup == ("lookup" in drafts), "it failed and was turned off"
+    assert (speculator.model is not None) == (drafts not in ("off", "lookup")), "it failed and was turned off"
     for i, job in enumerate(work):
         for output in outputs[str(i)]:
-            expected = alone(job.prompt, job.params, CTX, output.index)
+            expected = alone(job.prompt, job.params, CTX, output.index, order)
             if output.finish_reason == "abort":
                 assert str(i) in aborted
                 assert output.token_ids == expected.token_ids[: len(output.token_ids)]

@@ -70,6 +70,16 @@ def test_kv_tokens_overrides_the_share(tmp_path: Path) -> None:
         config(tmp_path, kv_tokens=10**7)
 
 
+def test_a_draft_model_has_its_own_keys_and_values_in_every_page(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text(f"MemAvailable: {16 * GB // 1024} kB\n")
+    options = EngineOptions(draft="small")
+    small = Program("test", 1000, 512, 5, 32768, LAYERS[:5])
+    got = resolve(options, PROGRAM, weight_bytes=GB, draft=small, root=tmp_path)
+    assert got.n_blocks == pytest.approx(config(tmp_path).n_blocks * 2 / 3, abs=1)
+    assert "prompt lookup and draft model small" in table(got, PROGRAM, name="big", weight_bytes=GB, draft=small)
+
+
 def test_the_reference_backend_keeps_float32(tmp_path: Path) -> None:
     assert config(tmp_path, backend="reference").n_blocks == pytest.approx(config(tmp_path).n_blocks / 2, abs=1)
 
@@ -81,6 +91,9 @@ def test_the_reference_backend_keeps_float32(tmp_path: Path) -> None:
         ({"backend": "abacus"}, "choose auto, native or reference"),
         ({"max_seqs": 100, "token_budget": 50}, "token_budget is 50, too few for max_seqs 100"),
         ({"max_seqs": 8, "kv_tokens": 100}, "at most 7"),
+        ({"speculation": "always"}, "choose auto, lookup, draft or off"),
+        ({"speculation": "draft"}, "there is no draft model; name one with draft"),
+        ({"speculation": "off", "draft": "small"}, "draft is 'small' but speculation is 'off'"),
     ],
 )
 def test_impossible_wishes_are_refused(tmp_path: Path, wishes: dict[str, Any], message: str) -> None:
@@ -94,6 +107,6 @@ def test_many_sequences_raise_the_token_budget(tmp_path: Path) -> None:
 
 def test_the_table_names_every_setting(tmp_path: Path) -> None:
     text = table(config(tmp_path, threads=3), PROGRAM, name="tiny", weight_bytes=GB)
-    assert len(text.splitlines()) == 5
+    assert len(text.splitlines()) == 6
     for part in ("tiny", "8192 tokens", "32768", "prefix cache on", "64 sequences", "512 tokens a step", "3 threads"):
         assert part in text

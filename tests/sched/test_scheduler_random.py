@@ -34,6 +34,59 @@ jobs = st.builds(
 )
 
 
+@settings(max_examples=150)
+@given(st.lists(jobs, max_size=12), st.integers(7, 12), st.integers(1, 4), st.integers(0, 4), st.data())
+def test_drafts_that_are_wrong_change_nothing_for_anybody(
+    work: list[Job], n_blocks: int, max_seqs: int, extra: int, data: st.DataObject
+) -> None:
+    """Two schedulers with the same work, one of which grants drafts. Prefixes aside, which drafts may displace."""
+
+    def make() -> tuple[Scheduler[Task], list[Task]]:
+        scheduler: Scheduler[Task] = Scheduler(
+            n_blocks=n_blocks,
+            block_size=BLOCK,
+            max_seqs=max_seqs,
+            token_budget=max_seqs + extra,
+            score_budget=4,
+            prefix_cache=False,
+        )
+        tasks = [Task(job.prompt, len(job.prompt) + job.output, priority=job.priority) for job in work]
+        return scheduler, tasks
+
+    (plain, tasks), (drafting, others) = make(), make()
+    for now in range(500):
+        for i, job in enumerate(work):
+            if job.step == now:
+                plain.add(tasks[i])
+                drafting.add(others[i])
+        steps = plain.schedule(), drafting.schedule()
+        assert [(tasks.index(task), n) for task, n in steps[0]] == [(others.index(task), n) for task, n in steps[1]]
+        budget, rows = drafting.token_budget - sum(n for _, n in steps[1]), 4
+        for task, _ in steps[1]:
+            if not task.catching_up:
+                granted = drafting.grant(task, data.draw(st.integers(0, 5)))
+                budget, rows = budget - granted, rows - granted
+                assert granted == 0 or len(task.tokens) + granted < task.limit
+                assert len(task.tokens) + granted <= len(task.pages) * BLOCK
+        assert budget >= 0
+        assert rows >= 0
+        drafting.check_integrity()
+        for scheduler, step in zip((plain, drafting), steps, strict=True):
+            for task, n in step:
+                scheduler.advance(task, n)
+                if task.computed == len(task.tokens):
+                    task.tokens.append(2)
+                    if len(task.tokens) == task.limit:
+                        scheduler.remove(task)
+            scheduler.check_integrity()
+        if now > 20 and not (plain.running or plain.waiting):
+            break
+    assert not drafting.running
+    assert not drafting.waiting
+    assert drafting.pool.n_used == 0
+    assert drafting.preemptions == plain.preemptions
+
+
 @settings(max_examples=200)
 @given(st.lists(jobs, max_size=12), st.integers(7, 12), st.integers(1, 4), st.integers(0, 4), st.booleans())
 def test_every_task_ends_and_all_pages_come_back(

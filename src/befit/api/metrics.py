@@ -68,7 +68,7 @@ class Metrics:
         self.first_token_seconds.observe(seconds)
 
     def tokens(self, gaps: Sequence[float]) -> None:
-        """Time per later token."""
+        """Time from one step with tokens of a sequence to the next."""
         for gap in gaps:
             self.per_token_seconds.observe(gap)
 
@@ -127,6 +127,14 @@ class Metrics:
         yield counter("preemptions", "Sequences that gave their pages back to be recomputed.", stats.preemptions_total)
         yield counter("steps", "Steps computed.", stats.steps_total)
         yield counter("step_tokens", "Tokens computed in steps, prompts and outputs together.", self._step_tokens)
+        yield counter("spec_decode_num_drafts", "Times that a step verified drafts of a sequence.", stats.drafts_total)
+        yield counter("spec_decode_num_draft_tokens", "Tokens drafted.", stats.drafted_tokens_total)
+        yield counter("spec_decode_num_accepted_tokens", "Drafted tokens that were right.", stats.accepted_tokens_total)
+        yield gauge(
+            "spec_decode_mean_acceptance_length",
+            "Tokens that a sequence got from a step that verified drafts of it, on average.",
+            stats.mean_acceptance_length,
+        )
         finished = CounterMetricFamily(
             "befit:request_success", "Requests ended, by reason.", labels=["model_name", "finished_reason"]
         )
@@ -134,6 +142,10 @@ class Metrics:
             finished.add_metric([self._model, reason], count)
         yield finished
         yield histogram("time_to_first_token_seconds", "Arrival to first token.", self.first_token_seconds)
-        yield histogram("time_per_output_token_seconds", "Between later tokens.", self.per_token_seconds)
+        yield histogram(
+            "time_per_output_token_seconds",
+            "From one step with tokens of a sequence to the next.",
+            self.per_token_seconds,
+        )
         yield histogram("e2e_request_latency_seconds", "Arrival to end of the request.", self.whole_seconds)
         yield histogram("step_seconds", "One step of the backend.", self.step_seconds)

@@ -16,7 +16,7 @@ I32: TypeAlias = npt.NDArray[np.int32]
 F32: TypeAlias = npt.NDArray[np.float32]
 
 SCORE_ONLY = -1
-OK, NON_FINITE = 0, 1
+OK, NON_FINITE, VOID = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,9 @@ class StepBatch:
     targets             [R]      SCORE_ONLY..: -1 samples a token with samplers[r]; an id >= 0 only scores that id
     samplers            [R]      sampling state of the row; None where targets[r] >= 0
     logprobs            [R]      -1: none; k >= 0: the chosen or target token's log-probability and the k likeliest
+    drafts              [R]      -1, or the token that the batch assumes to be what this row samples: it is the next of
+                                 the T tokens, and the next row, which has the same sampler, is what follows it.
+                                 None is -1 everywhere.
     """
 
     tokens: I32
@@ -70,6 +73,7 @@ class StepBatch:
     targets: I32
     samplers: list[Sampler | None]
     logprobs: I32
+    drafts: I32 | None = None
 
 
 @dataclass(slots=True)
@@ -77,7 +81,9 @@ class StepResult:
     """For each of the R rows: the token sampled (or the target), whether its logits were finite, and log-probabilities.
 
     Log-probabilities are of the model's own distribution: log-softmax of the raw logits, before penalties, biases and
-    temperature. status[r] is OK or NON_FINITE; a row that is not OK has no meaningful token and fails its request only.
+    temperature. status[r] is OK, NON_FINITE or VOID; a row that is not OK has no meaningful token. NON_FINITE fails its
+    request only. VOID follows a draft that was not sampled, or a row that is not OK: its logits are of a text that does
+    not exist, and its sampler was not asked.
     rank[r] counts from 1 (the likeliest token has rank 1). top[r] lists (token id, log-probability), likeliest first.
     logprob, rank and top are filled only for rows that asked for them.
     """

@@ -37,6 +37,15 @@ def engine_options(function: Function) -> Function:
             metavar="N",
             help="Tokens of prompt and output together.  [default: the model's, 8192 at most]",
         ),
+        click.option("--draft", metavar="MODEL", help="A smaller model with the same vocabulary that guesses ahead."),
+        click.option(
+            "--speculate",
+            "speculation",
+            type=click.Choice(["auto", "lookup", "draft", "off"]),
+            default="auto",
+            show_default=True,
+            help="Guess ahead where the text repeats (lookup), with the --draft model, or both (auto).",
+        ),
     ):
         function = option(function)
     return function

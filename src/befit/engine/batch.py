@@ -13,15 +13,19 @@ from befit.backends.base import I32, Sampler, StepBatch
 from befit.engine.request import Sequence
 
 SAMPLE = -1
+NO_DRAFT = -1
 
 
 @dataclass(slots=True)
 class Packed:
-    """A batch and what its rows are for: of sequence i `scores[i]` to score, then one to sample if `samples[i]`."""
+    """A batch and what its rows are for: of sequence i `scores[i]` to score, then `samples[i]` to sample.
+
+    That is one row if the sequence has caught up, and one more for each of its drafts.
+    """
 
     batch: StepBatch
     scores: list[int]
-    samples: list[bool]
+    samples: list[int]
 
 
 class BatchBuilder:
@@ -44,7 +48,8 @@ class BatchBuilder:
         samplers: list[Sampler | None] = []
         logprobs: list[int] = []
         scores: list[int] = []
-        samples: list[bool] = []
+        samples: list[int] = []
+        drafts: list[int] = []
         width = 0
         for sequence, n in step:
             known, start = sequence.tokens, sequence.computed
@@ -56,8 +61,12 @@ class BatchBuilder:
             else:
                 tokens += known[start:end]
                 positions += range(start, end)
+            ahead = sequence.drafts
+            if ahead:
+                tokens += ahead
+                positions += range(end, end + len(ahead))
             query_start.append(len(tokens))
-            context_len.append(end)
+            context_len.append(end + len(ahead))
             width = max(width, self._fill(sequence))
             slots.append(sequence.slot)
             n_scores = 0
@@ -69,14 +78,23 @@ class BatchBuilder:
                 targets += [known[position + 1] for position in scored]
                 samplers += [None] * n_scores
                 logprobs += [request.params.prompt_logprobs] * n_scores
+                drafts += [NO_DRAFT] * n_scores
             scores.append(n_scores)
-            sample = end == len(known) and end < sequence.limit
-            samples.append(sample)
-            if sample:
+            n_samples = 1 + len(ahead) if end == len(known) and end < sequence.limit else 0
+            samples.append(n_samples)
+            if n_samples == 1:
                 rows.append(len(tokens) - 1)
                 targets.append(SAMPLE)
                 samplers.append(sequence.sampler)
                 logprobs.append(request.logprobs)
+                drafts.append(NO_DRAFT)
+            elif n_samples:
+                rows += range(len(tokens) - n_samples, len(tokens))
+                targets += [SAMPLE] * n_samples
+                samplers += [sequence.sampler] * n_samples
+                logprobs += [request.logprobs] * n_samples
+                drafts += ahead
+                drafts.append(NO_DRAFT)
         batch = StepBatch(
             tokens=np.array(tokens, dtype=np.int32),
             positions=np.array(positions, dtype=np.int32),
@@ -87,6 +105,7 @@ class BatchBuilder:
             targets=np.array(targets, dtype=np.int32),
             samplers=samplers,
             logprobs=np.array(logprobs, dtype=np.int32),
+            drafts=np.array(drafts, dtype=np.int32),
         )
         return Packed(batch, scores, samples)
 

@@ -1,4 +1,4 @@
-"""The engine: schedule → run → sample → update, one step at a time, on the caller's thread.
+"""The engine: schedule → (draft) → run → sample → update, one step at a time, on the caller's thread.
 
 `Engine.step` is the loop's body. It returns what the step added as (request, delta) pairs; whoever drives the loop
 (`befit.llm.LLM`, `AsyncEngine`) passes them on. What goes wrong with one request ends that request only.
@@ -11,11 +11,13 @@ import time
 from collections import abc
 from typing import TYPE_CHECKING, TypeAlias
 
-from befit.backends.base import StepResult
+from befit.backends.base import NON_FINITE, OK, StepResult
 from befit.engine.batch import BatchBuilder, Packed
 from befit.engine.observe import EngineObserver, EngineStats, GuardedObserver
 from befit.engine.outputs import Delta, FinishReason, TokenLogprob
 from befit.engine.request import Request, Sequence, build_request
+from befit.engine.speculation.draft_model import DraftModel
+from befit.engine.speculation.speculator import Speculator
 from befit.errors import BefitError, EngineDead, InvalidRequest, NonFiniteLogits, RequestFailed
 from befit.sampling import SamplingParams
 from befit.sched.scheduler import Scheduler
@@ -50,8 +52,13 @@ class Engine:
             token_budget=config.token_budget,
             score_budget=SCORE_ROWS,
             prefix_cache=config.prefix_cache,
-            on_preempt=lambda _: self.observer.preempted(),
+            on_preempt=self._preempted,
         )
+        drafter = None
+        if model.draft is not None:
+            vocab = model.program.vocab_size
+            drafter = DraftModel(model.draft, vocab_size=vocab, token_budget=config.token_budget)
+        self.speculator = Speculator(self.scheduler, lookup=config.speculation in ("auto", "lookup"), model=drafter)
         self._batches = BatchBuilder(config.max_seqs, -(-config.ctx // config.block_size))
         self._requests: dict[str, Request] = {}
         self._idle: list[Request] = []  # requests for 0 tokens and no scores: nothing to compute
@@ -126,6 +133,9 @@ class Engine:
             output_tokens_total=self._output_tokens,
             preemptions_total=scheduler.preemptions,
             steps_total=self._steps,
+            drafts_total=self.speculator.drafts,
+            drafted_tokens_total=self.speculator.drafted_tokens,
+            accepted_tokens_total=self.speculator.accepted_tokens,
         )
 
     # -- the loop's body ------------------------------------------------------------------------------------------
@@ -138,6 +148,7 @@ class Engine:
         step = self._with_samplers(self.scheduler.schedule(), events)
         if not step:
             return events
+        self.speculator.prepare(step)
         packed = self._batches.pack(step)
         begin = time.monotonic()
         try:
@@ -148,29 +159,34 @@ class Engine:
         now = time.monotonic()
         self._failures = 0
         self._steps += 1
+        self.speculator.observe(len(packed.batch.tokens), now - begin)
         self._update(step, packed, result, now, events)
         self.observer.step(len(packed.batch.tokens), now - begin)
         return events
 
     def _update(self, step: Step, packed: Packed, result: StepResult, now: float, events: list[Event]) -> None:
         tokens: list[int] = result.tokens.tolist()
-        bad = bool(result.status.any())
+        status: list[int] = result.status.tolist()
         gaps: list[float] = []
         row = 0
-        for (sequence, n), n_scores, sample in zip(step, packed.scores, packed.samples, strict=True):
-            first, row = row, row + n_scores + sample
+        for (sequence, n), n_scores, n_samples in zip(step, packed.scores, packed.samples, strict=True):
+            first, row = row, row + n_scores + n_samples
             request = sequence.request
+            drafted, sequence.drafts = len(sequence.drafts), []
             if sequence.finish_reason is not None:  # a sibling earlier in this step took the request down
                 continue
-            if bad and result.status[first:row].any():
+            if NON_FINITE in status[first : min(row, first + n_scores + 1)]:
                 self._fail(request, _non_finite(sequence), events)
                 continue
             self.scheduler.advance(sequence, n)
             try:
                 if n_scores:
                     self._score(sequence, tokens, result, first, n_scores)
-                if sample:
-                    self._append(sequence, tokens[row - 1], result, row - 1, now, gaps, events)
+                if n_samples:
+                    rows = range(first + n_scores, row)
+                    produced = self._append(sequence, rows, tokens, status, result, now, gaps, events)
+                    if drafted:
+                        self.speculator.verified(sequence, drafted, produced - 1)
                 elif sequence.computed == sequence.limit:
                     self._end_scored(request, events)
             except Exception as error:
@@ -182,27 +198,53 @@ class Engine:
     def _append(
         self,
         sequence: Sequence,
-        token: int,
+        rows: range,
+        tokens: list[int],
+        status: list[int],
         result: StepResult,
-        row: int,
         now: float,
         gaps: list[float],
         events: list[Event],
-    ) -> None:
-        """One more output token: its text, and whether it is the last."""
+    ) -> int:
+        """The tokens of a sequence's rows, up to where a draft was wrong or the output ends; how many there are."""
+        request = sequence.request
+        if sequence.produced:
+            gaps.append(now - sequence.last_time)
+        sequence.last_time = now
+        if not request.started:
+            self.observer.first_token(now - request.arrival)
+            if request.params.prompt_logprobs is not None:
+                for sibling in request.sequences[1:]:
+                    self.scheduler.add(sibling)
+        delta = Delta(sequence.index, "", [])
+        if request.logprobs >= 0:
+            delta.logprobs = []
+        for row in rows:
+            if status[row] != OK:
+                break
+            if row > rows[0]:  # the draft before was right, so it is computed already
+                self.scheduler.advance(sequence, 1)
+            token = tokens[row]
+            if delta.logprobs is not None:
+                delta.logprobs.append(_token_logprob(result, row, token))
+            delta.token_ids.append(token)
+            reason, stop_reason, text = self._take(sequence, token)
+            delta.text += text
+            if reason is not None:
+                self._end(sequence, reason, stop_reason, delta, events)
+                return len(delta.token_ids)
+        self._emit(request, delta, events)
+        if status[row] == NON_FINITE:
+            self._fail(request, _non_finite(sequence), events)
+        return len(delta.token_ids)
+
+    def _take(self, sequence: Sequence, token: int) -> tuple[FinishReason | None, str | int | None, str]:
+        """One more output token: whether it is the last and why, and the text that it lets through."""
         request = sequence.request
         params = request.params
         sequence.tokens.append(token)
         sequence.produced += 1
         self._output_tokens += 1
-        if sequence.produced > 1:
-            gaps.append(now - sequence.last_time)
-        sequence.last_time = now
-        if not request.started:
-            self.observer.first_token(now - request.arrival)
-            if params.prompt_logprobs is not None:
-                for sibling in request.sequences[1:]:
-                    self.scheduler.add(sibling)
         armed = sequence.produced > params.min_tokens
         reason: FinishReason | None = None
         stop_reason: str | int | None = None
@@ -219,13 +261,11 @@ class Engine:
                 text += sequence.text.finish(armed=armed)
         if sequence.text.stopped is not None:
             reason, stop_reason = "stop", sequence.text.stopped
-        delta = Delta(sequence.index, text, [token])
-        if request.logprobs >= 0:
-            delta.logprobs = [_token_logprob(result, row, token)]
-        if reason is not None:
-            self._end(sequence, reason, stop_reason, delta, events)
-        else:
-            self._emit(request, delta, events)
+        return reason, stop_reason, text
+
+    def _preempted(self, sequence: Sequence) -> None:
+        self.speculator.preempted(sequence)
+        self.observer.preempted()
 
     def _score(self, sequence: Sequence, tokens: list[int], result: StepResult, first: int, count: int) -> None:
         scores = sequence.request.prompt_logprobs

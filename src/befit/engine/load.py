@@ -26,6 +26,21 @@ log = logging.getLogger("befit.engine")
 
 
 @dataclass(slots=True)
+class LoadedDraft:
+    """A draft model in memory. Its KV pool has a page for each of the target's."""
+
+    name: str
+    program: Program
+    backend: Backend
+    release: Callable[[], None] = lambda: None
+
+    def close(self) -> None:
+        """Free weights and KV pool."""
+        self.backend.close()
+        self.release()
+
+
+@dataclass(slots=True)
 class LoadedModel:
     """A model ready to serve. `close` frees the backend, then lets go of the file."""
 
@@ -37,11 +52,14 @@ class LoadedModel:
     backend: Backend
     config: EngineConfig
     release: Callable[[], None] = lambda: None
+    draft: LoadedDraft | None = None
 
     def close(self) -> None:
         """Free weights and KV pool. The model is not used afterwards."""
         self.backend.close()
         self.release()
+        if self.draft is not None:
+            self.draft.close()
 
 
 @dataclass(slots=True)
@@ -55,6 +73,11 @@ class _Opened:
     weights: Mapping[str, Weight]
     release: Callable[[Tensor], None]
     close: Callable[[], None]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that the weights take in memory."""
+        return sum(weight.nbytes for weight in self.weights.values())
 
 
 def load_model(
@@ -74,12 +97,11 @@ def load_model(
     CorruptFile, UnsupportedModel, BuildMismatch, ConfigError or DoesNotFit, the last two before any weight is read.
     """
     # Imported here so that commands that load no model do not pay for it.
-    from befit import backends, store, tokenizer
-    from befit.engine.core import SCORE_ROWS
+    from befit import tokenizer
     from befit.engine.resolve import resolve, table
 
-    path = store.resolve(ref, progress=progress)
-    opened = _open_build(path, options, progress) if path.is_dir() else _open_gguf(path, served_name(ref, path))
+    opened = _open(ref, options, progress)
+    draft: _Opened | None = None
     given_up = threading.Event()
 
     def proceed(done: int, total: int) -> None:
@@ -89,28 +111,22 @@ def load_model(
             on_progress(done, total)
 
     try:
-        weight_bytes = sum(weight.nbytes for weight in opened.weights.values())
-        config = resolve(options, opened.program, weight_bytes=weight_bytes)
-        settings = table(config, opened.program, name=opened.name, weight_bytes=weight_bytes)
+        weight_bytes = opened.weight_bytes
+        if options.draft is not None:
+            from befit.engine.speculation.vocabulary import check_vocabulary
+
+            draft = _open(options.draft, options, progress)
+            check_vocabulary(draft.name, opened.metadata, draft.metadata)
+            weight_bytes += draft.weight_bytes
+        drafting = draft.program if draft is not None else None
+        config = resolve(options, opened.program, weight_bytes=weight_bytes, draft=drafting)
+        settings = table(config, opened.program, name=opened.name, weight_bytes=weight_bytes, draft=drafting)
         log.info("Settings:\n%s", settings)
         if report is not None:
             report(settings)
         # Preparing weights hardly needs the GIL; building the tokeniser, and importing, need little else.
         with _no_collections(), ThreadPoolExecutor(1, thread_name_prefix="befit-weights") as pool:
-            pending = pool.submit(
-                backends.create,
-                cast(Literal["native", "reference"], config.backend),
-                opened.program,
-                opened.weights,
-                block_size=config.block_size,
-                n_blocks=config.n_blocks,
-                threads=config.threads,
-                activation_bits=config.activation_bits,
-                max_tokens=config.token_budget,
-                max_rows=config.max_seqs + SCORE_ROWS,
-                on_progress=proceed,
-                release=opened.release,
-            )
+            pending = pool.submit(_create, opened, config, proceed)
             try:
                 tokens = tokenizer.load(opened.metadata)
                 if meanwhile is not None:
@@ -119,11 +135,36 @@ def load_model(
             except BaseException:
                 given_up.set()
                 raise
+        loaded = LoadedModel(
+            opened.name, opened.path, opened.metadata, opened.program, tokens, backend, config, release=opened.close
+        )
+        if draft is not None:
+            loaded.draft = LoadedDraft(draft.name, draft.program, _create(draft, config), release=draft.close)
     except BaseException:
         opened.close()
+        if draft is not None:
+            draft.close()
         raise
-    return LoadedModel(
-        opened.name, opened.path, opened.metadata, opened.program, tokens, backend, config, release=opened.close
+    return loaded
+
+
+def _create(opened: _Opened, config: EngineConfig, on_progress: Callable[[int, int], None] | None = None) -> Backend:
+    """Read the weights into a backend."""
+    from befit import backends
+    from befit.engine.core import SCORE_ROWS
+
+    return backends.create(
+        cast(Literal["native", "reference"], config.backend),
+        opened.program,
+        opened.weights,
+        block_size=config.block_size,
+        n_blocks=config.n_blocks,
+        threads=config.threads,
+        activation_bits=config.activation_bits,
+        max_tokens=config.token_budget,
+        max_rows=config.max_seqs + SCORE_ROWS,
+        on_progress=on_progress,
+        release=opened.release,
     )
 
 
@@ -138,6 +179,13 @@ def _no_collections() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _open(ref: str, options: EngineOptions, progress: bool) -> _Opened:
+    from befit import store
+
+    path = store.resolve(ref, progress=progress)
+    return _open_build(path, options, progress) if path.is_dir() else _open_gguf(path, served_name(ref, path))
 
 
 def _open_gguf(path: Path, name: str) -> _Opened:

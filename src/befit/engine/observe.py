@@ -14,7 +14,11 @@ log = logging.getLogger("befit.engine")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """A snapshot of the engine. The totals only grow; KV pages that are merely kept for reuse count as free."""
+    """A snapshot of the engine. The totals only grow; KV pages that are merely kept for reuse count as free.
+
+    drafts_total counts how often a step verified drafts of a sequence, drafted_tokens_total and accepted_tokens_total
+    the tokens in them and those of them that were right.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -25,11 +29,19 @@ class EngineStats:
     output_tokens_total: int = 0
     preemptions_total: int = 0
     steps_total: int = 0
+    drafts_total: int = 0
+    drafted_tokens_total: int = 0
+    accepted_tokens_total: int = 0
 
     @property
     def kv_usage(self) -> float:
         """Part of the KV pool that running sequences hold, 0..1."""
         return self.kv_blocks_used / self.kv_blocks if self.kv_blocks else 0.0
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """Tokens that a sequence got from a step that verified drafts of it, on average; 1 without any."""
+        return 1 + self.accepted_tokens_total / self.drafts_total if self.drafts_total else 1.0
 
 
 class EngineObserver(Protocol):
@@ -47,7 +59,10 @@ class EngineObserver(Protocol):
         ...
 
     def tokens(self, gaps: Sequence[float]) -> None:
-        """A step produced later tokens: for each of them the time since the one before it in its sequence."""
+        """A step produced later tokens: for each sequence that got some, the time since it got the ones before.
+
+        With speculation that may be several tokens at once: one gap all the same, as in vLLM's inter-token latency.
+        """
         ...
 
     def finished(

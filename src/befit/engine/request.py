@@ -19,6 +19,7 @@ from befit.tokenizer.base import Tokenizer
 
 if TYPE_CHECKING:
     from befit.engine.load import LoadedModel
+    from befit.engine.speculation.speculator import Guesses
 
 _SEED_MASK = 2**64 - 1
 
@@ -27,10 +28,21 @@ class Sequence(Task):
     """One continuation: the scheduler's task, and what sampling and text need.
 
     sampler is the backend's and lives from the first step to the end, preemptions included. produced counts output
-    tokens. last_time is when the newest of them came (monotonic seconds).
+    tokens. last_time is when the newest of them came (monotonic seconds). guesses is what speculation knows of it.
     """
 
-    __slots__ = ("finish_reason", "index", "last_time", "produced", "request", "sampler", "spec", "stop_reason", "text")
+    __slots__ = (
+        "finish_reason",
+        "guesses",
+        "index",
+        "last_time",
+        "produced",
+        "request",
+        "sampler",
+        "spec",
+        "stop_reason",
+        "text",
+    )
 
     def __init__(self, request: Request, number: int, spec: SamplerSpec, text: OutputText, limit: int) -> None:
         params = request.params
@@ -51,6 +63,7 @@ class Sequence(Task):
         self.last_time = 0.0
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
+        self.guesses: Guesses | None = None
 
 
 class Request:

@@ -25,9 +25,18 @@ _KV_ELEMENT_BYTES = {"native": 2, "reference": 4}
 
 
 def resolve(
-    options: EngineOptions, program: Program, *, weight_bytes: int, root: Path = Path("/"), block_size: int = BLOCK_SIZE
+    options: EngineOptions,
+    program: Program,
+    *,
+    weight_bytes: int,
+    draft: Program | None = None,
+    root: Path = Path("/"),
+    block_size: int = BLOCK_SIZE,
 ) -> EngineConfig:
-    """All settings of an engine. Raises ConfigError for impossible wishes, DoesNotFit for lack of memory."""
+    """All settings of an engine. Raises ConfigError for impossible wishes, DoesNotFit for lack of memory.
+
+    weight_bytes are those of the model and its draft model together; a KV page has room for both.
+    """
     for name in ("ctx", "max_seqs", "token_budget", "kv_tokens", "threads", "max_queue"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -41,6 +50,15 @@ def resolve(
         raise ConfigError(
             f"activation_bits is {options.activation_bits}, but the {backend} backend computes in float32."
         )
+    if options.speculation not in ("auto", "lookup", "draft", "off"):
+        raise ConfigError(f"speculation is {options.speculation!r}; choose auto, lookup, draft or off.")
+    if options.speculation == "draft" and options.draft is None:
+        raise ConfigError("speculation is 'draft' but there is no draft model; name one with draft.")
+    if options.speculation in ("lookup", "off") and options.draft is not None:
+        raise ConfigError(
+            f"draft is {options.draft!r} but speculation is {options.speculation!r}, which would not use it; "
+            "leave one of them out."
+        )
     ctx = _ctx(options, program)
     max_seqs = options.max_seqs or DEFAULT_MAX_SEQS
     n_blocks = _blocks(
@@ -48,7 +66,7 @@ def resolve(
         ctx=ctx,
         max_seqs=max_seqs,
         block_size=block_size,
-        token_bytes=program.kv_bytes_per_token(_KV_ELEMENT_BYTES[backend]),
+        token_bytes=sum(each.kv_bytes_per_token(_KV_ELEMENT_BYTES[backend]) for each in (program, draft) if each),
         weight_bytes=weight_bytes,
         available=available_memory(root),
     )
@@ -76,13 +94,16 @@ def resolve(
         activation_bits=options.activation_bits or 12,
         prefix_cache=options.prefix_cache,
         max_queue=options.max_queue,
+        speculation=options.speculation,
+        draft=options.draft,
     )
 
 
-def table(config: EngineConfig, program: Program, *, name: str, weight_bytes: int) -> str:
+def table(config: EngineConfig, program: Program, *, name: str, weight_bytes: int, draft: Program | None = None) -> str:
     """The resolved settings for people to read, a line a subject."""
     kv_tokens = config.n_blocks * config.block_size
-    kv_bytes = kv_tokens * program.kv_bytes_per_token(_KV_ELEMENT_BYTES[config.backend])
+    element = _KV_ELEMENT_BYTES[config.backend]
+    kv_bytes = kv_tokens * sum(each.kv_bytes_per_token(element) for each in (program, draft) if each)
     rows = {
         "model": f"{name} ({program.family}, {program.n_layers} layers, weights {_size(weight_bytes)})",
         "context": f"{config.ctx} tokens (the model allows {program.max_context})",
@@ -91,9 +112,17 @@ def table(config: EngineConfig, program: Program, *, name: str, weight_bytes: in
         "batch": f"{config.max_seqs} sequences at once, {config.token_budget} tokens a step",
         "backend": f"{config.backend}, {config.threads} thread{'s' if config.threads > 1 else ''}"
         + (f", {config.activation_bits}-bit activations" if config.backend == "native" else ""),
+        "speculation": _speculation(config),
     }
     width = max(map(len, rows))
     return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
+
+
+def _speculation(config: EngineConfig) -> str:
+    sources = ["prompt lookup"] if config.speculation in ("auto", "lookup") else []
+    if config.draft is not None:
+        sources.append(f"draft model {config.draft}")
+    return " and ".join(sources) or "off"
 
 
 def _ctx(options: EngineOptions, program: Program) -> int:

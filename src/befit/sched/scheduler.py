@@ -1,7 +1,7 @@
 """The scheduler: each step lets some tasks catch up (`computed` towards `known`) within a budget of tokens.
 
-Decoding, chunked prefill, prefix reuse, recomputing after preemption and, one day, speculation are the same thing here:
-a task that knows more tokens than are computed. The rules:
+Decoding, chunked prefill, prefix reuse, recomputing after preemption and speculation are the same thing here: a task
+that knows more tokens than are computed. The rules:
 
 - Order is (priority, arrival). Running tasks that only decode are served first, then running ones that still catch up,
   then waiting ones are admitted, none of them past one that lacks pages. The first running task in order is never
@@ -14,6 +14,9 @@ a task that knows more tokens than are computed. The rules:
   cache, each computes its own.)
 - At least one token of an admitted task is computed, because only that gives logits: reuse leaves out the page of the
   last token. Shared pages are therefore full and never written, and need no copy-on-write.
+- Drafts get what is left: `grant` gives them the rest of a step's budgets and pages that are free. The pages stay for
+  the tokens to come, whatever they are, and go back as soon as anybody lacks one: nobody is preempted for a draft, and
+  nobody waits for one. A draft that was right is a known token that is computed already: one more `advance`.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ class Scheduler(Generic[T]):
 
     max_seqs      tasks that run at once
     token_budget  tokens a step, at least max_seqs so that all can decode
-    score_budget  tokens of scoring tasks a step: each may need a row of logits
+    score_budget  tokens of scoring tasks and drafts a step: each may need a row of logits
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Scheduler(Generic[T]):
         self.running: list[T] = []
         self.preemptions = 0
         self._on_preempt = on_preempt
+        self._left = (0, 0)  # of the latest step's token and score budgets
         self._arrivals = 0
         self._slots = list(range(max_seqs - 1, -1, -1))
 
@@ -101,10 +105,8 @@ class Scheduler(Generic[T]):
                 step.append((task, n))
                 budget -= n
                 score_budget -= n if task.scoring else 0
-        if preempted:
-            return step
         passed = 0
-        while budget > 0 and self._slots and passed < len(self.waiting) and passed < self.max_seqs:
+        while not preempted and budget > 0 and self._slots and passed < len(self.waiting) and passed < self.max_seqs:
             task = self.waiting[passed]
             if task.scoring and score_budget == 0:
                 break
@@ -118,7 +120,26 @@ class Scheduler(Generic[T]):
             step.append((task, n))
             budget -= n
             score_budget -= n if task.scoring else 0
+        self._left = budget, score_budget
         return step
+
+    @property
+    def draft_budget(self) -> int:
+        """Drafts that the budgets of the latest step still allow."""
+        return min(self._left)
+
+    def grant(self, task: T, wanted: int) -> int:
+        """How many drafts, of `wanted`, a task of the latest step that computes all it knows may put behind that."""
+        budget, score_budget = self._left
+        pool, known = self.pool, len(task.tokens)
+        n = min(wanted, budget, score_budget, task.limit - known - 1)
+        if n <= 0:
+            return 0
+        while len(task.pages) * self.block_size < known + n and pool.n_free:
+            task.pages.append(pool.alloc())
+        n = min(n, len(task.pages) * self.block_size - known)
+        self._left = budget - n, score_budget - n
+        return n
 
     def advance(self, task: T, n: int) -> None:
         """The step computed `n` tokens of a running task; its newly full pages can be found by others from now on."""
@@ -158,6 +179,8 @@ class Scheduler(Generic[T]):
         while at < len(running):
             task = running[at]
             missing = -(-len(task.tokens) // size) - len(task.pages)
+            if missing > pool.n_free:
+                self._take_back()
             while missing > pool.n_free and at < len(running):
                 self._preempt(running.pop())
                 preempted = True
@@ -166,6 +189,15 @@ class Scheduler(Generic[T]):
                     task.pages.append(pool.alloc())
             at += 1
         return preempted
+
+    def _take_back(self) -> None:
+        """Free the pages that were granted for drafts and are not needed for known tokens."""
+        for task in self.running:
+            needed = self._pages_for(len(task.tokens))
+            if len(task.pages) > needed:
+                for page in task.pages[needed:]:
+                    self.pool.release(page, keep=False)
+                task.pages = task.pages[:needed]  # another list, by which a holder of the old one sees the change
 
     def _preempt(self, task: T) -> None:
         self._give_back(task)
@@ -196,8 +228,10 @@ class Scheduler(Generic[T]):
         """Start a waiting task on the pages that match; False if the pages it needs besides are not free."""
         pool = self.pool
         missing = self._pages_for(len(task.tokens)) - len(matched)
-        free = pool.n_free - sum(1 for page in matched if pool.refs(page) == 0)
-        if missing + len(self.running) > free:
+        needed = missing + len(self.running) + sum(1 for page in matched if pool.refs(page) == 0)
+        if needed > pool.n_free:
+            self._take_back()
+        if needed > pool.n_free:
             return False
         for page in matched:
             pool.acquire(page)
@@ -217,6 +251,7 @@ class Scheduler(Generic[T]):
         for page in reversed(task.pages):
             self.pool.release(page, keep=index is not None and index.knows(page))
         task.pages = []
+        task.drafts = []
         task.computed = 0
         self._slots.append(task.slot)
         task.slot = -1

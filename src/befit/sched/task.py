@@ -19,6 +19,7 @@ class Task:
     slot        a small number of its own while it runs (0..max_seqs-1), else -1
     catching_up whether it runs and still has prompt (or preempted output) to compute
     cached      prompt tokens that needed no computing when it first ran; None before that
+    drafts      guesses at the tokens behind the known ones that the step under way computes too, as many as granted
     """
 
     __slots__ = (
@@ -26,6 +27,7 @@ class Task:
         "cached",
         "catching_up",
         "computed",
+        "drafts",
         "limit",
         "n_prompt",
         "names",
@@ -62,3 +64,4 @@ class Task:
         self.slot = -1
         self.catching_up = True
         self.cached: int | None = None
+        self.drafts: list[int] = []

@@ -100,6 +100,7 @@ class Model:
         rows: Ints,
         targets: Ints,
         logprobs: Ints,
+        drafts: Ints,
     ) -> tuple[Ints, Bytes, Floats, Ints, list[list[tuple[int, float]]]]: ...
     def logits(
         self,
@@ -111,4 +112,5 @@ class Model:
         rows: Ints,
         targets: Ints,
         logprobs: Ints,
+        drafts: Ints,
     ) -> Floats: ...

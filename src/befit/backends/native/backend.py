@@ -15,6 +15,7 @@ from befit.models.program import Program
 from befit.weights.tensor import Tensor, Weight
 
 PAGE = 16
+_NONE = np.empty(0, np.int32)
 
 
 def choose_isa() -> str:
@@ -118,4 +119,5 @@ def _arrays(batch: StepBatch) -> tuple[np.ndarray, ...]:
         batch.rows,
         batch.targets,
         batch.logprobs,
+        batch.drafts if batch.drafts is not None else _NONE,
     )

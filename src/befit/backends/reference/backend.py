@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from befit.backends.base import F32, NON_FINITE, OK, Sampler, SamplerSpec, StepBatch, StepResult
+from befit.backends.base import F32, NON_FINITE, OK, VOID, Sampler, SamplerSpec, StepBatch, StepResult
 from befit.backends.reference import ops
 from befit.backends.reference.sampling import ReferenceSampler, log_softmax, rank_of, top_of
 from befit.models.program import Act, Add, Attention, Embed, GatedAct, Linear, Logits, Norm, Program
@@ -82,7 +82,11 @@ class ReferenceBackend:
             rank=np.zeros(n_rows, np.int32),
             top=[[] for _ in range(n_rows)],
         )
+        drafts = [-1] * n_rows if batch.drafts is None else batch.drafts.tolist()
         for r, row in enumerate(logits):
+            if r and drafts[r - 1] >= 0 and (result.status[r - 1] != OK or result.tokens[r - 1] != drafts[r - 1]):
+                result.status[r] = VOID
+                continue
             target, sampler = int(batch.targets[r]), batch.samplers[r]
             token: int | None = None
             if np.isfinite(row).all():
@@ -178,6 +182,15 @@ class ReferenceBackend:
             raise ValueError(f"token ids must be in 0..{vocab - 1}")
         if n_rows and batch.targets.max() >= vocab:
             raise ValueError(f"targets must be in 0..{vocab - 1}, or negative to sample")
+        drafts = [] if batch.drafts is None else batch.drafts.tolist()
+        for r, draft in enumerate(drafts):
+            if draft < 0:
+                continue
+            after = int(batch.rows[r]) + 1
+            if r + 1 >= n_rows or batch.rows[r + 1] != after or batch.samplers[r + 1] is not batch.samplers[r]:
+                raise ValueError(f"row {r} has a draft; the next row must be that of the next token, with its sampler")
+            if batch.tokens[after] != draft:
+                raise ValueError(f"row {r} has draft {draft}, but token {batch.tokens[after]} follows it")
         for s, length in enumerate(batch.context_len):
             positions = batch.positions[batch.query_start[s] : batch.query_start[s + 1]]
             pages = batch.block_tables[s, : -(-int(length) // self.block_size)]
