@@ -1,5 +1,6 @@
-// AVX-512 with AMX: blocks of nine to 16 tokens go through the tile unit, smaller rests through the AVX-512 code. So do
-// weights with two scales a group (Q6_K), which would leave half of every tile empty.
+// AVX-512 with AMX: blocks of 16 tokens and rests of more than kFewest go through the tile unit, in tiles of 16 or 8
+// tokens; smaller rests go through the AVX-512 code. So do weights with two scales a group (Q6_K), which would leave half
+// of every tile empty.
 //
 // A tile multiplication takes 16 tokens x 64 bytes by 64 bytes x 16 rows. With weights q of 4 bits one of them does a whole
 // group of 12-bit activations: the tokens' bytes as they lie in QAct, high then low, against the bytes 16 q, then q. Wider
@@ -15,7 +16,8 @@ namespace befit::amx {
 #include "isa/simd_avx512.hpp"
 #include "isa/expand.inl"
 
-constexpr int kFewest = 9;  // with fewer tokens a tile is mostly empty and AVX-512 is as fast
+constexpr int kFewest = 5;  // with fewer tokens a tile is mostly empty and AVX-512 is as fast
+constexpr int kSmall = 8;   // tokens of a small tile
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -25,17 +27,17 @@ struct alignas(64) TileConfig {
 
 // Tiles 0, 1: tokens and weights of a multiplication by 64 bytes; 2, 3: by 32 bytes; 4 to 7: products. The numbers are
 // parts of the instructions, so they must be literals.
-static void configure() {
-  static thread_local bool done = false;
-  if (done) return;
+static void configure(int tokens) {
+  static thread_local int now = 0;
+  if (now == tokens) return;
   TileConfig c;
   for (int t = 0; t < 8; t++) {
-    c.rows[t] = t == 3 ? 8 : 16;
+    c.rows[t] = t == 1 ? 16 : t == 3 ? 8 : tokens;
     c.column_bytes[t] = t == 2 ? 32 : 64;
   }
   // Not the intrinsic: gcc 12 believes that it reads eight bytes only, and may leave the rest of c unwritten.
   asm volatile("ldtilecfg %0" : : "m"(c));
-  done = true;
+  now = tokens;
 }
 
 // How a format's groups are multiplied.
@@ -130,22 +132,22 @@ template <bool Split> static inline VF product(const Products& p, int m) {
   return i_float(x);
 }
 
-// One group's products, scaled, into 16 tokens' sums. Inlined by force: the sums must stay in registers.
-template <Format F, bool Split>
+// One group's products, scaled, into the tokens' sums. Inlined by force: the sums must stay in registers.
+template <Format F, bool Split, int Tokens>
 [[gnu::always_inline]] static inline void add_group(const Products& x, const uint8_t* scales, const float* d, const float* sum,
-                                                    VF (&acc)[kBlockTokens]) {
+                                                    VF (&acc)[Tokens]) {
   const VF s = f_load16((const uint16_t*)scales);
   const VF z = is_affine(F) ? f_load16((const uint16_t*)scales + 16) : f_mul(s, f_set(zero_of(F)));
 #pragma GCC unroll 16
-  for (int m = 0; m < kBlockTokens; m++) {
+  for (int m = 0; m < Tokens; m++) {
     const VF t = f_fma(product<Split>(x, m), f_mul(s, f_set(d[m])), acc[m]);
     acc[m] = f_fnma(z, f_set(sum[m]), t);
   }
 }
 
-// Adds `groups` groups, from group g0 on, to out[16][out_stride]. Three groups are in flight: one is multiplied, the one before
+// Adds `groups` groups, from group g0 on, to out[Tokens][out_stride]. Three groups are in flight: one is multiplied, the one before
 // is stored, the one before that is scaled and summed, because the tile unit and its stores have long latencies.
-template <Format F, bool Wide>
+template <Format F, bool Wide, int Tokens>
 static void sum_groups(const uint8_t* w, const uint8_t* p, const QAct& act, int token, int g0, int groups, float* out, size_t out_stride) {
   constexpr bool split = Plan<F, Wide>::split;
   constexpr int bytes = group_bytes(F), step = kBlockTokens * QAct::bytes(Wide), stride = F == Format::q8s ? bytes : Plan<F, Wide>::bytes;
@@ -154,13 +156,13 @@ static void sum_groups(const uint8_t* w, const uint8_t* p, const QAct& act, int 
   const float *d = act.d + cell, *sum = act.sum + cell;
   const uint8_t* scales = p + integer_bytes(F);
   Products products[2];
-  VF acc[kBlockTokens];
+  VF acc[Tokens];
 #pragma GCC unroll 16
-  for (int m = 0; m < kBlockTokens; m++) acc[m] = g0 ? f_load(out + m * out_stride) : f_zero();
+  for (int m = 0; m < Tokens; m++) acc[m] = g0 ? f_load(out + m * out_stride) : f_zero();
   const auto begin0 = [&](int g) { multiply<F, Wide, 0>(w + (size_t)g * stride, q + (size_t)g * step); };
   const auto begin1 = [&](int g) { multiply<F, Wide, 1>(w + (size_t)g * stride, q + (size_t)g * step); };
   const auto add = [&](int g) __attribute__((always_inline)) {
-    add_group<F, split>(products[g & 1], scales + (size_t)g * bytes, d + g * kBlockTokens, sum + g * kBlockTokens, acc);
+    add_group<F, split, Tokens>(products[g & 1], scales + (size_t)g * bytes, d + g * kBlockTokens, sum + g * kBlockTokens, acc);
   };
   int g = 0;
   begin0(0);
@@ -184,7 +186,7 @@ static void sum_groups(const uint8_t* w, const uint8_t* p, const QAct& act, int 
     add(g);
   }
 #pragma GCC unroll 16
-  for (int m = 0; m < kBlockTokens; m++) f_store(out + m * out_stride, acc[m]);
+  for (int m = 0; m < Tokens; m++) f_store(out + m * out_stride, acc[m]);
 }
 
 template <Format F, bool Wide> static void gemm_width(const uint8_t* p, const QAct& a, int token, int count, float* out, size_t stride) {
@@ -194,12 +196,16 @@ template <Format F, bool Wide> static void gemm_width(const uint8_t* p, const QA
     const int n = a.groups - g < most ? a.groups - g : most;
     const uint8_t* from = p + (size_t)g * group_bytes(F);
     const uint8_t* w = widen<F, Wide>(from, n, panel);
-    for (int t = 0; t < count; t += kBlockTokens) sum_groups<F, Wide>(w, from, a, token + t, g, n, out + t * stride, stride);
+    int t = 0;
+    if (count > kSmall) configure(kBlockTokens);
+    for (; count - t > kSmall; t += kBlockTokens) sum_groups<F, Wide, kBlockTokens>(w, from, a, token + t, g, n, out + t * stride, stride);
+    if (t >= count) continue;
+    configure(kSmall);
+    sum_groups<F, Wide, kSmall>(w, from, a, token + t, g, n, out + t * stride, stride);
   }
 }
 
 template <Format F> static void gemm_format(const uint8_t* p, const QAct& a, int token, int count, float* out, size_t stride) {
-  configure();
   if (a.wide) gemm_width<F, true>(p, a, token, count, out, stride);
   else gemm_width<F, false>(p, a, token, count, out, stride);
 }
