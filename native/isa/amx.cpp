@@ -3,8 +3,9 @@
 // of every tile empty.
 //
 // A tile multiplication takes 16 tokens x 64 bytes by 64 bytes x 16 rows. With weights q of 4 bits one of them does a whole
-// group of 12-bit activations: the tokens' bytes as they lie in QAct, high then low, against the bytes 16 q, then q. Wider
-// weights leave no room for 16 q; they and 8-bit activations go 32 bytes at a time. The integers are exact, and the float
+// group of 12-bit activations: the tokens' bytes as they lie in QAct, high then low, against the bytes 16 q, then q. With 5
+// bits there is room for 8 q only, so the high bytes are multiplied by it twice. Wider weights and 8-bit activations go 32
+// bytes at a time, and high and low products are added afterwards. The integers are exact, and the float
 // operations for one token are those of gemm.inl in the same order: the results are bit for bit the same.
 // Source of the instructions: Intel Architecture Instruction Set Extensions Programming Reference, chapter 3.
 #include <immintrin.h>
@@ -42,8 +43,9 @@ static void configure(int tokens) {
 
 // How a format's groups are multiplied.
 template <Format F, bool Wide> struct Plan {
-  static constexpr bool joined = Wide && bits_of(F) == 4;  // high and low in one multiplication
-  static constexpr bool split = Wide && !joined;           // high and low one after the other
+  static constexpr bool joined = Wide && bits_of(F) <= 5;  // high and low in one product
+  static constexpr bool again = joined && bits_of(F) == 5;  // and high once more
+  static constexpr bool split = Wide && !joined;            // high and low apart
   static constexpr int bytes = joined ? 1024 : 512;        // of a group's widened weights
 };
 
@@ -57,8 +59,15 @@ template <Format F, bool Wide> static const uint8_t* widen(const uint8_t* p, int
   if constexpr (F == Format::q8s) return p;
   uint8_t* w = out.w;
   for (int g = 0; g < groups; g++, p += group_bytes(F), w += Plan<F, Wide>::bytes) {
-    for (int b = 0; b < group_bytes(F); b += 64) prefetch(p + 2048 + b);
-    if constexpr (Plan<F, Wide>::joined) {
+    for (int b = 0; b < group_bytes(F); b += 64) prefetch(p + groups * group_bytes(F) + b);
+    if constexpr (Plan<F, Wide>::again) {
+      VI x[8];
+      expand<F>(p, 0, x);
+      for (int j = 0; j < 8; j++) {
+        _mm512_store_si512(w + 64 * j, w_shl<3>(x[j]));
+        _mm512_store_si512(w + 64 * (j + 8), x[j]);
+      }
+    } else if constexpr (Plan<F, Wide>::joined) {
       const VI low = b_set(15), high = b_set(-16);
       for (int j = 0; j < 4; j++) {
         const VI x = i_load(p + 64 * j);
@@ -93,8 +102,16 @@ template <Format F, bool Wide, int Slot> static inline void multiply(const uint8
       _tile_zero(6);
       _tile_dpbsud(6, 0, 1);
     }
+    if constexpr (Plan<F, Wide>::again) {
+      _tile_loadd(2, q, stride);
+      _tile_loadd(3, w, 64);
+      if constexpr (Slot == 0) _tile_dpbsud(4, 2, 3);
+      else _tile_dpbsud(6, 2, 3);
+    }
     return;
   }
+  if constexpr (F == Format::q8s)
+    for (int b = 0; b < group_bytes(F); b += 64) prefetch(w + 4096 + b);
   _tile_loadd(2, q, stride);
   _tile_loadd(3, w, 64);
   if constexpr (Slot == 0) {
@@ -192,8 +209,8 @@ static void sum_groups(const uint8_t* w, const uint8_t* p, const QAct& act, int 
 template <Format F, bool Wide> static void gemm_width(const uint8_t* p, const QAct& a, int token, int count, float* out, size_t stride) {
   constexpr int most = kPanelBytes / Plan<F, Wide>::bytes;
   Panel panel;
-  for (int g = 0; g < a.groups; g += most) {
-    const int n = a.groups - g < most ? a.groups - g : most;
+  for (int g = 0, n; g < a.groups; g += n) {
+    n = F == Format::q8s || a.groups - g < most ? a.groups - g : most;
     const uint8_t* from = p + (size_t)g * group_bytes(F);
     const uint8_t* w = widen<F, Wide>(from, n, panel);
     int t = 0;
