@@ -11,6 +11,7 @@
 // A dense tile holds 16 values (one a row) for each column in turn.
 // Folders that `befit build` wrote hold tiles as they are here: raise kPackedLayout with every change to their bytes.
 #pragma once
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 

@@ -50,6 +50,13 @@ static inline int i_hsum(VI a) {
   x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
   return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
 }
+static inline VI f_bits(VF a) { return _mm256_castps_si256(a); }
+static inline VI i_max(VI a, VI b) { return _mm256_max_epi32(a, b); }
+static inline int i_hmax(VI a) {
+  __m128i x = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  x = _mm_max_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+}
 static inline VF f_exp2i(VI n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23)); }
 static inline VI i_load(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
 static inline VI i_add(VI a, VI b) { return _mm256_add_epi32(a, b); }
@@ -101,4 +108,6 @@ static inline void i_store8(int8_t* p, VI a) {
   __m128i x = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
   _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(x, x));
 }
+constexpr bool kPacksGroups = false;
+template <bool Wide> static inline void pack_group(int8_t*, const VI (&)[4], int (&)[2]);  // not used here
 static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }

@@ -41,6 +41,9 @@ static inline VI i_set(int x) { return _mm512_set1_epi32(x); }
 static inline VI i_from(VF a) { return _mm512_cvtps_epi32(a); }
 static inline VF i_float(VI a) { return _mm512_cvtepi32_ps(a); }
 static inline int i_hsum(VI a) { return _mm512_reduce_add_epi32(a); }
+static inline VI f_bits(VF a) { return _mm512_castps_si512(a); }
+static inline VI i_max(VI a, VI b) { return _mm512_max_epi32(a, b); }
+static inline int i_hmax(VI a) { return _mm512_reduce_max_epi32(a); }
 static inline VF f_exp2i(VI n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23)); }
 static inline VI i_load(const void* p) { return _mm512_loadu_si512(p); }
 static inline VI i_add(VI a, VI b) { return _mm512_add_epi32(a, b); }
@@ -65,5 +68,28 @@ static inline VI i_dot(VI acc, VI w, const int8_t* a) {
   return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x));
 }
 static inline void i_store8(int8_t* p, VI a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(a)); }
+// A group's integers as QAct keeps them, and the sums of its halves. The packs leave chunks of four in the order high of
+// the first half, high of the second, low, low, for each 128 bits; products with 16 and 1 sum them as they are.
+constexpr bool kPacksGroups = true;
+template <bool Wide> static inline void pack_group(int8_t* out, const VI (&v)[2], int (&half)[2]) {
+  const VI low = i_set(15);
+  VI c, weight;
+  if constexpr (Wide) {
+    c = _mm512_packs_epi16(_mm512_packs_epi32(i_sar<4>(v[0]), i_sar<4>(v[1])), _mm512_packs_epi32(b_and(v[0], low), b_and(v[1], low)));
+    weight = _mm512_set4_epi32(0x01010101, 0x01010101, 0x10101010, 0x10101010);
+  } else {
+    c = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), i_zero());
+    weight = _mm512_set4_epi32(0, 0, 0x01010101, 0x01010101);
+  }
+  const VI order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes = _mm512_permutexvar_epi32(order, c);
+  if constexpr (Wide) _mm512_storeu_si512(out, bytes);
+  else _mm256_storeu_si256((__m256i*)out, _mm512_castsi512_si256(bytes));
+  const VI sums = _mm512_dpbusd_epi32(i_zero(), weight, c);
+  const __m256i x = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
+  const __m128i y = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  const int64_t z = _mm_cvtsi128_si64(_mm_add_epi32(y, _mm_unpackhi_epi64(y, y)));
+  half[0] = (int)z;
+  half[1] = (int)(z >> 32);
+}
 static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 template <int Bits, int N> static inline VI i_dot_short(const VI*, const int8_t*);  // not used here

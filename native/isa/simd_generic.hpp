@@ -56,6 +56,12 @@ static inline uint32_t f_mask_gt(VF x, VF y) {
 static inline VI i_zero() { return VI{0, 0, 0, 0}; }
 static inline VI i_set(int x) { return VI{x, x, x, x}; }
 static inline int i_hsum(VI a) { return a[0] + a[1] + a[2] + a[3]; }
+static inline VI f_bits(VF a) { return (VI)a; }
+static inline VI i_max(VI a, VI b) { return a > b ? a : b; }
+static inline int i_hmax(VI a) {
+  const int x = a[0] > a[1] ? a[0] : a[1], y = a[2] > a[3] ? a[2] : a[3];
+  return x > y ? x : y;
+}
 static inline VF f_exp2i(VI n) { return (VF)((n + 127) << 23); }
 static inline VI i_load(const void* p) {
   VI x;
@@ -88,5 +94,7 @@ static inline VI i_dot(VI acc, VI w, const int8_t* a) {
 static inline void i_store8(int8_t* p, VI a) {
   for (int i = 0; i < 4; i++) p[i] = (int8_t)(a[i] > 127 ? 127 : a[i] < -128 ? -128 : a[i]);
 }
+constexpr bool kPacksGroups = false;
+template <bool Wide> static inline void pack_group(int8_t*, const VI (&)[8], int (&)[2]);  // not used here
 static inline void prefetch(const void* p) { __builtin_prefetch(p); }
 template <int Bits, int N> static inline VI i_dot_short(const VI*, const int8_t*);  // not used here

@@ -49,35 +49,33 @@ static void add(const float* a, const float* b, int n, float* out) {
   for (int i = 0; i < n; i += kLanes) f_store(out + i, f_add(f_load(a + i), f_load(b + i)));
 }
 
-static void quantize(const float* x, const QAct& act, int token, int g0, int n) {
+template <bool Wide> static void quantize_groups(const float* x, const QAct& act, int token, int g0, int n) {
+  constexpr int vectors = kGroup / kLanes;
+  constexpr float top_q = Wide ? 2047.0f : 127.0f;
   const size_t cell = act.cell(token), slot = token % kBlockTokens;
-  const float top_q = act.wide ? 2047.0f : 127.0f;
   for (int i = 0; i < n; i++, x += kGroup) {
     const size_t at = cell + (size_t)(g0 + i) * kBlockTokens;
-    int8_t* q = act.q + at * QAct::bytes(act.wide);
-    VF top = f_zero(), poison = f_zero();
-    for (int k = 0; k < kGroup; k += kLanes) {
-      const VF v = f_load(x + k);
-      top = f_max(top, f_abs(v));
-      poison = f_fma(v, f_zero(), poison);
-    }
-    const float peak = f_hmax(top), d = peak / top_q + f_hsum(poison);
+    int8_t* q = act.q + at * QAct::bytes(Wide);
+    VI top = i_zero();  // bits of the largest magnitude: as integers, infinity and NaN are larger than any number
+    for (int k = 0; k < vectors; k++) top = i_max(top, f_bits(f_abs(f_load(x + k * kLanes))));
+    const float peak = std::bit_cast<float>(i_hmax(top)), d = peak / top_q;
     const VF inverse = f_set(peak > 1e-30f && peak < 1e38f ? top_q / peak : 0.0f);
+    VI v[vectors];
+    for (int k = 0; k < vectors; k++) v[k] = i_from(f_mul(f_load(x + k * kLanes), inverse));
     int half[2];
-    for (int h = 0; h < 2; h++) {
-      VI s = i_zero();
-      for (int k = 16 * h; k < 16 * h + 16; k += kLanes) {
-        const VI v = i_from(f_mul(f_load(x + k), inverse));
-        s = i_add(s, v);
-        if (act.wide) {
-          const VI high = i_sar<4>(v);
-          i_store8(q + k, high);
-          i_store8(q + kGroup + k, i_sub(v, i_shl<4>(high)));
-        } else {
-          i_store8(q + k, v);
+    if constexpr (kPacksGroups) {
+      pack_group<Wide>(q, v, half);
+    } else {
+      for (int h = 0; h < 2; h++) {
+        VI s = i_zero();
+        for (int k = h * vectors / 2; k < (h + 1) * vectors / 2; k++) {
+          s = i_add(s, v[k]);
+          const VI high = Wide ? i_sar<4>(v[k]) : v[k];
+          i_store8(q + k * kLanes, high);
+          if constexpr (Wide) i_store8(q + kGroup + k * kLanes, i_sub(v[k], i_shl<4>(high)));
         }
+        half[h] = i_hsum(s);
       }
-      half[h] = i_hsum(s);
     }
     act.d[at] = d;
     act.sum[at] = d * (float)(half[0] + half[1]);
@@ -85,6 +83,11 @@ static void quantize(const float* x, const QAct& act, int token, int g0, int n) 
     out[0] = d * (float)half[0];
     out[kBlockTokens] = d * (float)half[1];
   }
+}
+
+static void quantize(const float* x, const QAct& act, int token, int g0, int n) {
+  if (act.wide) quantize_groups<true>(x, act, token, g0, n);
+  else quantize_groups<false>(x, act, token, g0, n);
 }
 
 static void rms_norm(const float* x, const float* w, int n, float eps, float* out) {

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +79,23 @@ def test_a_process_that_is_never_ready_is_given_up() -> None:
         pytest.raises(BenchmarkFailed, match=r"was not ready after 0\.1 s"),
     ):
         server.wait_ready(0.1)
+
+
+def test_servers_end_with_the_benchmark_that_is_told_to_end(tmp_path: Path) -> None:
+    code = (
+        "import sys, threading\n"
+        "from befit.bench.processes import ServerProcess, ending_on_sigterm\n"
+        "with ending_on_sigterm(), ServerProcess('child', ['sleep', '60'], 1) as server:\n"
+        "    print(server.pid, flush=True)\n"
+        "    threading.Event().wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as benchmark:
+        assert benchmark.stdout is not None
+        child = int(benchmark.stdout.readline())
+        benchmark.terminate()
+        assert benchmark.wait(20) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 @pytest.mark.parametrize("alone", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from befit.bench.calibrate import FIRST, LEAST, calibrate, candidates, find_model
 from befit.bench.serve import similarity
-from befit.bench.source import LINES
+from befit.bench.source import LINES, rewriting
 from befit.bench.target import Prompt, Target
 from befit.bench.workloads import TYPED, Lengths, Workload, make_workload
 from befit.errors import BenchmarkFailed, ConfigError
@@ -147,12 +148,20 @@ def test_an_editor_types_in_the_middle_of_a_growing_document(serving: Serving) -
 def test_rewriting_asks_for_about_the_file_again(serving: Serving, chat: bool) -> None:
     _, workload = make(serving, "rewrite", chat=chat)
     prompt = workload.start("a", 1)(0)
-    assert prompt.reference.count("\n") == LINES
-    compile(prompt.reference, "file", "exec")
     assert prompt.max_tokens == pytest.approx(count_tokens(prompt.reference), rel=0.3)
     assert similarity(prompt.text, prompt.reference) > 0.9  # all but the lines with the new name are in the prompt
     assert similarity(prompt.reference, prompt.reference) == 1.0
     assert similarity("", prompt.reference) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_file_to_rewrite_is_sixty_lines_of_python(seed: int) -> None:
+    whole_answer, begun = (rewriting(random.Random(seed), chat=chat) for chat in (True, False))
+    assert whole_answer.before.count("\n") == whole_answer.after.count("\n") == LINES
+    compile(whole_answer.after, "file", "exec")
+    assert begun.before == whole_answer.before
+    assert whole_answer.after.endswith(begun.after)
+    assert begun.prompt.endswith(whole_answer.after.removesuffix(begun.after))
 
 
 def test_prompts_of_a_file(serving: Serving, tmp_path: Path) -> None:

@@ -108,10 +108,9 @@ def test_serve_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     monkeypatch.setattr("befit.engine.load.load_model", load_model)
     numbers = ["--ctx=100", "--max-seqs=3", "--token-budget=64", "--kv-tokens=200", "--threads=2", "--max-queue=5"]
-    assert (
-        main(["serve", "x:y", "--port=0", "--backend=reference", "--no-prefix-cache", "--activation-bits=8", *numbers])
-        == 1
-    )
+    guesses = ["--speculate=draft", "--draft=small"]
+    others = ["--backend=reference", "--no-prefix-cache", "--activation-bits=8"]
+    assert main(["serve", "x:y", "--port=0", *others, *numbers, *guesses]) == 1
     assert main(["serve", "--port", "0"]) == 1
     assert asked == [
         (
@@ -126,6 +125,8 @@ def test_serve_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pyt
                 backend="reference",
                 prefix_cache=False,
                 max_queue=5,
+                speculation="draft",
+                draft="small",
             ),
         ),
         (store.DEFAULT_MODEL, EngineOptions()),

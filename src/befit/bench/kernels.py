@@ -44,8 +44,8 @@ class Limits:
     _peaks: dict[tuple[str, bool], float] = field(default_factory=dict)
 
     def bandwidth(self, size: int) -> float:
-        """Bytes a second read from about so many bytes of memory (the next power of two)."""
-        key = 1 << max(16, math.ceil(math.log2(size)))
+        """Bytes a second read from so many bytes of memory, to 64 KB."""
+        key = math.ceil(size / (1 << 16)) << 16
         seen = _native.read_bandwidth(key, self.threads, self.seconds)
         self._bandwidths[key] = max(seen, self._bandwidths.get(key, 0.0))
         return self._bandwidths[key]

@@ -11,6 +11,7 @@ _NOUNS = [
     *("photo", "route", "recipe", "player", "device", "report", "event"),
 ]
 _FIELDS = ["price", "weight", "score", "length", "amount", "delay", "level", "count", "rate", "size"]
+_LIMITS = ["MAXIMUM", "MINIMUM", "TIMEOUT", "RETRIES", "WORKERS", "BATCH", "PAGE", "DEPTH", "WIDTH", "COUNT", "BUFFER"]
 _TOTALS = ["total", "result", "value", "output", "answer"]
 
 _FUNCTION = '''\
@@ -35,24 +36,32 @@ class Rewriting:
 
 
 def rewriting(rng: random.Random, *, chat: bool) -> Rewriting:
-    """A file of `LINES` lines and the wish to rename its class, as a completion prompt or a chat message."""
+    """A file of `LINES` lines and the wish to rename its class, as a completion prompt or a chat message.
+
+    A completion prompt goes as far as the answer's first function, so that any model for code goes on with the file;
+    `after` is the rest then.
+    """
     noun = rng.choice(_NOUNS)
     old = f"{noun.capitalize()}Table{rng.randrange(10, 100)}"
     new = f"{noun.capitalize()}List"
     before = code_file(rng, noun, old)
     after = before.replace(old, new)
     if chat:
-        prompt = f"Rename the class {old} to {new}. Answer with the whole file and nothing else.\n\n{before}"
-    else:
-        prompt = f"# {noun}s.py\n{before}\n# {noun}s.py, the same file, with the class {old} renamed to {new}\n"
-    return Rewriting(prompt, before, after)
+        wish = f"Write this file again, from its first to its last line, with the class {old} renamed to {new}."
+        return Rewriting(
+            f"{wish} Answer with the whole file and nothing else.\n\n```python\n{before}```\n", before, after
+        )
+    begun_to = after.index("\n", after.index("def ")) + 1
+    begun, rest = after[:begun_to], after[begun_to:]
+    title = f"# {noun}s.py"
+    return Rewriting(f"{title}\n{before}\n{title}, with {old} renamed to {new}\n{begun}", before, rest)
 
 
 def code_file(rng: random.Random, noun: str, class_name: str) -> str:
-    """Functions over dictionaries and a class that uses them, `LINES` lines long."""
-    lines = [f'"""Numbers about {noun}s."""', "", "import json", "", ""]
+    """Limits, functions over dictionaries, and a class that uses them: `LINES` lines."""
+    lines: list[str] = []
     names: list[str] = []
-    while len(lines) + 9 + 2 * len(names) <= LINES - 12:
+    while len(lines) + 10 + len(names) <= LINES - 21:
         field, total = rng.choice(_FIELDS), rng.choice(_TOTALS)
         how, start, step = rng.choice(
             [
@@ -79,7 +88,8 @@ def code_file(rng: random.Random, noun: str, class_name: str) -> str:
     lines += ["    def numbers(self):", "        return {"]
     lines += [f'            "{name}": {name}(self.{noun}s),' for name in names]
     lines += ["        }", "", "    def dump(self, path):", '        with open(path, "w") as file:']
-    lines += ["            json.dump(self.numbers(), file)", ""]
-    while len(lines) < LINES:
-        lines.append(f"# {rng.choice(_NOUNS)}s are counted once a {rng.choice(['day', 'week', 'month', 'year'])}")
-    return "\n".join(lines) + "\n"
+    lines += ["            json.dump(self.numbers(), file)"]
+    head = [f'"""Numbers about {noun}s."""', "", "import json", ""]
+    limits = [f"{noun.upper()}_{kind} = {rng.randrange(10, 1000)}" for kind in _LIMITS]
+    filled = [*head, *limits[: LINES - len(head) - len(lines) - 2], "", "", *lines]
+    return "\n".join(filled) + "\n"

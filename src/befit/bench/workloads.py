@@ -149,7 +149,8 @@ def _editor(vocabulary: Vocabulary, lengths: Lengths, key: str) -> Workload:
 def _rewrite(vocabulary: Vocabulary, counter: Counter, lengths: Lengths, key: str, *, chat: bool) -> Workload:
     if lengths.prompt is not None:
         raise ConfigError("--workload rewrite has prompts of its own length; leave out --prompt-tokens.")
-    output = lengths.output or counter.tokens(rewriting(_rng(key, "length"), chat=chat).after) - vocabulary.base
+    file = rewriting(_rng(key, "length"), chat=chat).after
+    output = lengths.output or counter.tokens(file) - vocabulary.base + (8 if chat else 0)  # a chat fences its code
 
     def start(run: str, _sessions: int) -> Prompts:
         def prompt(i: int) -> Prompt:

@@ -6,19 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from befit.backends.native import _native
-from support.tiny import random_matrix
+from befit.bench.kernels import rounded
+from befit.bench.random_weights import random_matrix
 
 QUANTISED = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k")
 DENSE = ("f32", "f16", "bf16")
-
-
-def rounded(x, wide):
-    """x as the kernels see it: groups of 32 rounded to 8 or, when wide, 12 bits."""
-    groups = x.reshape(len(x), -1, 32)
-    peak, most = np.abs(groups).max(-1, keepdims=True), np.float32(2047 if wide else 127)
-    q = np.rint(groups * (most / peak))
-    d = peak / most
-    return (q * d).reshape(x.shape)
 
 
 def raw_bytes(tensor):

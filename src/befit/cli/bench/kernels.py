@@ -52,7 +52,7 @@ def command(**options: Any) -> None:
                 raise ConfigError(f"{what} is {name!r}; this build on this CPU has {', '.join(have)}.")
     info = machine()
     limits = Limits(options["threads"] or physical_cores())
-    click.echo(f"{headline(info)}; {limits.threads} threads")
+    click.echo(headline(info))
     wide = options["activation_bits"] == "12"
     tokens = [int(n) for n in options["tokens"]]
     work = [(isa, kind, n) for isa in isas for kind in formats for n in tokens]
@@ -66,7 +66,7 @@ def command(**options: Any) -> None:
     info["peaks_gmac_s"] = {
         isa: {"int8": limits.peak(isa, True) / 1e9, "f32": limits.peak(isa, False) / 1e9} for isa in isas
     }
-    click.echo(f"reading {size / 1e6:g} MB: {info['read_gb_s']:.1f} GB/s")
+    click.echo(f"reading {size / 1e6:g} MB: {info['read_gb_s']:.1f} GB/s with {limits.threads} threads")
     for isa, rows in tables(runs):
         peaks = info["peaks_gmac_s"][isa]
         click.echo(f"\n{isa}: at best {peaks['int8']:.0f} GMAC/s of 8-bit integers, {peaks['f32']:.0f} of float32")

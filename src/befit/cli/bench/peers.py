@@ -50,6 +50,7 @@ def command(**options: Any) -> int:
     from befit import store
     from befit.bench.machine import headline, machine
     from befit.bench.peers import IDLE, Peer, Server, befit, compare, make_works, rows_of, summary
+    from befit.bench.processes import ending_on_sigterm
     from befit.bench.report import make_result, serve_notes, table
     from befit.errors import ConfigError
 
@@ -82,17 +83,18 @@ def command(**options: Any) -> int:
         return works
 
     servers = [Server(peer) for peer in peers]
-    runs = list(
-        compare(
-            servers,
-            make,
-            model=model,
-            rounds=options["repeat"],
-            alone=options["alone"],
-            chat=options["chat"],
-            report=lambda line: click.echo(line, err=True),
+    with ending_on_sigterm():
+        runs = list(
+            compare(
+                servers,
+                make,
+                model=model,
+                rounds=options["repeat"],
+                alone=options["alone"],
+                chat=options["chat"],
+                report=lambda line: click.echo(line, err=True),
+            )
         )
-    )
     summaries = summary(runs, {work.name: work.numbers for work in works}, names)
     click.echo(table(rows_of(summaries, names)))
     click.echo(f"ratio: {names[0]} / the server before it, median of {options['repeat']} rounds")

@@ -33,7 +33,12 @@ WORKLOADS = ("random", "code-mix", "shared-prefix", "editor", "rewrite", "file")
 @click.option(
     "--rate", type=Numbers(real=True), help="Requests a second that do not wait (Poisson); `inf` sends all at once."
 )
-@click.option("--requests", type=POSITIVE, metavar="N", help="A level's requests.  [default: 4 a client, 16 at least]")
+@click.option(
+    "--requests",
+    type=POSITIVE,
+    metavar="N",
+    help="A level's requests.  [default: 4 a client, at least 16; 8 for one client; 64 at a rate]",
+)
 @click.option(
     "--duration", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Send no more after so many seconds."
 )

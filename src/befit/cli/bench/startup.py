@@ -19,23 +19,27 @@ from befit.store.catalogue import DEFAULT_MODEL
 def command(model: str, serve_options: tuple[str, ...], **options: Any) -> None:
     """Start `befit serve MODEL`, wait for /health, ask for a few tokens, end it; and again.
 
-    Further options go to befit serve. The first start may have to read the file from disk; later ones need not.
+    MODEL may be a folder that befit build wrote. Further options go to befit serve. The first start may have to read
+    the file from disk; later ones need not.
     """
     from tqdm import trange  # type: ignore[import-untyped]
 
     from befit import store
     from befit.bench.machine import headline, machine
+    from befit.bench.processes import ending_on_sigterm
     from befit.bench.report import make_result, table
     from befit.bench.startup import memory_bound, rows, start_once, summary
 
     check_outputs(options["json_file"], options["plot"])
     path = store.resolve(model)  # fetched here if need be, not while the clock runs
-    size = path.stat().st_size
+    size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
     info = machine()
     click.echo(headline(info))
-    runs = [
-        start_once(str(path), serve_options) for _ in trange(options["repeat"], unit="start", disable=None, leave=False)
-    ]
+    with ending_on_sigterm():
+        runs = [
+            start_once(str(path), serve_options)
+            for _ in trange(options["repeat"], unit="start", disable=None, leave=False)
+        ]
     numbers = summary(runs)
     click.echo(f"{path.name}, {size / 1e6:.1f} MB, {len(runs)} starts")
     click.echo(table(rows(numbers)))
