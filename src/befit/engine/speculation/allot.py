@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heapreplace
 from math import log
 
-CARE = 2.0
+CARE = 3.0
 STRETCH = 1.25
 
 
