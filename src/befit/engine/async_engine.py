@@ -1,8 +1,9 @@
 """The engine for servers: its loop runs in a thread of its own; requests go in and deltas come out on an asyncio loop.
 
-Requests and aborts cross to the thread through one inbox under a condition, on which an idle engine sleeps. Deltas
-cross back once per step, all together. The event loop keeps a stream per request, so that even a crash of the thread
-reaches every consumer.
+Requests and aborts cross to the thread through one inbox under a condition, on which an idle engine sleeps. What a step
+added crosses back all together, when the next step is about to run: its text is made on the event loop, while the
+backend computes without the GIL. What only the text shows to be over goes back through the inbox. The event loop keeps
+a stream per request, so that even a crash of the thread reaches every consumer.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections import abc, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from befit.engine.core import Engine, Event
+from befit.engine.core import Engine
+from befit.engine.emit import End, Output
 from befit.engine.observe import EngineObserver, EngineStats
 from befit.engine.outputs import Delta
 from befit.engine.request import Request, build_request
@@ -26,11 +28,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("befit.engine")
 
+MOST_BEHIND = 4
+"""Steps whose texts are still to be made, at which the engine waits: what it computes may be over already."""
+
 
 @dataclass(slots=True)
 class _Stream:
     """One request as the event loop sees it: deltas not consumed yet, and continuations that have not ended."""
 
+    request: Request
     queue: asyncio.Queue[Delta]
     open: set[int]
 
@@ -42,7 +48,9 @@ class AsyncEngine:
         self.model = model
         self._core = Engine(model, observer)
         self._wake = threading.Condition()
-        self._inbox: deque[Request | str] = deque()  # a request to add, or the id of one to abort
+        # A request to add, the id of one to abort, or sequences to end.
+        self._inbox: deque[Request | str | list[End]] = deque()
+        self._handed_over = self._delivered = 0  # what steps added: by the engine's thread, on the event loop
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -67,7 +75,7 @@ class AsyncEngine:
 
     @property
     def observer(self) -> EngineObserver | None:
-        """Who is told about requests and steps, on the engine's thread."""
+        """Who is told about requests and steps."""
         return self._core.observer.observer
 
     @observer.setter
@@ -100,7 +108,7 @@ class AsyncEngine:
             raise InvalidRequest(
                 f"request_id {request.id!r} is in use by a running request; choose another.", "request_id"
             )
-        stream = _Stream(asyncio.Queue(), set(range(params.n)))
+        stream = _Stream(request, asyncio.Queue(), set(range(params.n)))
         self._streams[request.id] = stream
         self._post(request)
         left = params.n
@@ -151,27 +159,45 @@ class AsyncEngine:
         if self._draining and not any(stream.open for stream in self._streams.values()):
             self._drained.set()
 
-    def _post(self, item: Request | str) -> None:
+    def _post(self, item: Request | str | list[End]) -> None:
         with self._wake:
             self._inbox.append(item)
             self._wake.notify()
 
-    def _deliver(self, events: list[Event]) -> None:
+    def _deliver(self, outputs: list[Output]) -> None:
+        try:
+            events, ends = self._core.emitter.emit(outputs)
+        except Exception as error:
+            log.exception("The texts of a step failed.")
+            self._core.alive = False
+            self._deliver_crash(repr(error))
+            return
+        with self._wake:
+            self._delivered += 1
+            if ends:
+                self._inbox.append(ends)
+            self._wake.notify()
         for request, delta in events:
             stream = self._streams.get(request.id)
-            if stream is not None:
+            if stream is not None and stream.request is request:
                 if delta.finish_reason is not None:
                     stream.open.discard(delta.index)
                 stream.queue.put_nowait(delta)
         self._check_drained()
 
+    def _deliver_error(self, request: Request, error: Exception) -> None:
+        """End a request's stream with an error."""
+        stream = self._streams.get(request.id)
+        if stream is not None and stream.request is request:
+            for index in sorted(stream.open):
+                stream.queue.put_nowait(Delta(index, "", [], finish_reason="error", error=error))
+            stream.open.clear()
+        self._check_drained()
+
     def _deliver_crash(self, why: str) -> None:
         dead = EngineDead(f"The engine has stopped: {why}. Restart it to serve requests.")
         for stream in self._streams.values():
-            for index in sorted(stream.open):
-                stream.queue.put_nowait(Delta(index, "", [], finish_reason="error", error=dead))
-            stream.open.clear()
-        self._check_drained()
+            self._deliver_error(stream.request, dead)
 
     # -- on the engine's thread -----------------------------------------------------------------------------------
 
@@ -188,31 +214,48 @@ class AsyncEngine:
 
     def _serve(self) -> bool:
         """Take what came in and compute one step; False when the engine should end."""
+        core = self._core
         with self._wake:
-            while not self._inbox and not self._core.has_work and not self._stopping:
+            while not self._stopping and (self._far_ahead or not (self._inbox or core.has_work)):
                 self._wake.wait()
             inbox, stopping = list(self._inbox), self._stopping
             self._inbox.clear()
-        events: list[Event] = []
         for item in inbox:
-            self._take(item, events)
-        events += self._core.abort_all() if stopping else self._core.step()
-        return (not events or self._hand_over(self._deliver, events)) and not stopping
+            self._take(item)
+        if stopping:
+            core.end_all()
+        else:
+            core.compute(self._give_out)
+        if not core.has_work:
+            self._give_out()
+        return not stopping
 
-    def _take(self, item: Request | str, events: list[Event]) -> None:
+    @property
+    def _far_ahead(self) -> bool:
+        return self._handed_over - self._delivered >= MOST_BEHIND
+
+    def _take(self, item: Request | str | list[End]) -> None:
         if isinstance(item, str):
-            self._core.abort(item)
-            return
-        try:
-            self._core.add(item)
-        except BefitError as error:
-            events += [(item, Delta(i, "", [], finish_reason="error", error=error)) for i in range(item.params.n)]
+            self._core.end_request(item)
+        elif isinstance(item, list):
+            for sequence, suspect in item:
+                self._core.end_sequence(sequence, suspect=suspect)
+        else:
+            try:
+                self._core.add(item)
+            except BefitError as error:
+                self._hand_over(self._deliver_error, item, error)
 
-    def _hand_over(self, deliver: abc.Callable[..., None], *args: object) -> bool:
-        """Call `deliver` on the event loop; False when that loop is closed and nobody is left to serve."""
+    def _give_out(self) -> None:
+        outputs = self._core.take_outputs()
+        if outputs:
+            self._handed_over += 1
+            self._hand_over(self._deliver, outputs)
+
+    def _hand_over(self, deliver: abc.Callable[..., None], *args: object) -> None:
+        """Call `deliver` on the event loop. When that is closed, nobody is left to serve and the engine ends."""
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(deliver, *args)
         except RuntimeError:
-            return False
-        return True
+            self._stopping = True

@@ -45,9 +45,11 @@ class EngineStats:
 
 
 class EngineObserver(Protocol):
-    """Callbacks from the engine, called on the engine's thread; durations are seconds of a monotonic clock.
+    """Callbacks from the engine; durations are seconds of a monotonic clock.
 
-    They should be quick: the next step waits for them. An exception is logged once and otherwise ignored.
+    In a server, `first_token`, `tokens` and `finished` are called on the event loop, where tokens become text, and the
+    others on the thread of the steps. They should be quick: both wait for them. An exception is logged once and otherwise
+    ignored.
     """
 
     def request_arrived(self, prompt_tokens: int) -> None:
