@@ -12,9 +12,10 @@ import asyncio
 import logging
 import threading
 from collections import abc, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from befit.engine.clock import ThreadClock
 from befit.engine.core import Engine
 from befit.engine.emit import End, Output
 from befit.engine.observe import EngineObserver, EngineStats
@@ -50,6 +51,7 @@ class AsyncEngine:
         self._wake = threading.Condition()
         # A request to add, the id of one to abort, or sequences to end.
         self._inbox: deque[Request | str | list[End]] = deque()
+        self._clock: ThreadClock | None = None
         self._handed_over = self._delivered = 0  # what steps added: by the engine's thread, on the event loop
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -65,6 +67,7 @@ class AsyncEngine:
         if self._thread is not None:
             return
         self._loop = asyncio.get_running_loop()
+        self._clock = ThreadClock()
         self._thread = threading.Thread(target=self._run, name="befit-engine", daemon=True)
         self._thread.start()
 
@@ -84,7 +87,9 @@ class AsyncEngine:
 
     def stats(self) -> EngineStats:
         """Counts at this moment."""
-        return self._core.stats()
+        of_loop = self._clock.seconds() if self._clock is not None else None
+        cpu_seconds = of_loop + self._core.cpu_seconds if of_loop is not None else None
+        return replace(self._core.stats(), cpu_seconds=cpu_seconds)
 
     async def generate(
         self,

@@ -68,6 +68,8 @@ class Engine:
         self._outputs: list[Output] = []  # what was added and not given out yet
         self._failures = 0
         self._steps = 0
+        self.cpu_seconds = 0.0  # of the thread that computes, less the steps of the model and the draft model
+        self._cpu = 0.0
 
     # -- requests -------------------------------------------------------------------------------------------------
 
@@ -175,23 +177,38 @@ class Engine:
         if not step:
             give_out()
             return
-        if self.speculator.model is not None:
-            give_out()
-        self.speculator.prepare(step)
+        self._draft(step, give_out)
         packed = self._batches.pack(step)
         give_out()
+        self.cpu_seconds += self._lap()
         begin = time.monotonic()
         try:
             result = self.model.backend.step(packed.batch)
         except Exception as error:
             self._step_failed(step, error)
             return
-        now = time.monotonic()
+        finally:
+            now = time.monotonic()
+            self._lap()
         self._failures = 0
         self._steps += 1
         self.speculator.observe(len(packed.batch.tokens), now - begin)
         self._update(step, packed, result, now)
         self.observer.step(len(packed.batch.tokens), now - begin)
+
+    def _draft(self, step: Step, give_out: abc.Callable[[], None]) -> None:
+        """Guesses behind the known tokens. With a draft model, they are computations of the backend too."""
+        if self.speculator.model is not None:
+            give_out()
+            self.cpu_seconds += self._lap()
+        self.speculator.prepare(step)
+        if self.speculator.model is not None:
+            self._lap()
+
+    def _lap(self) -> float:
+        """CPU seconds of this thread since the last time."""
+        before, self._cpu = self._cpu, time.thread_time()
+        return self._cpu - before
 
     def take_outputs(self) -> list[Output]:
         """What was added since the last time, for the emitter."""

@@ -17,7 +17,8 @@ class EngineStats:
     """A snapshot of the engine. The totals only grow; KV pages that are merely kept for reuse count as free.
 
     drafts_total counts how often a step verified drafts of a sequence, drafted_tokens_total and accepted_tokens_total
-    the tokens in them and those of them that were right.
+    the tokens in them and those of them that were right. cpu_seconds is the CPU time of a server's own threads, the event
+    loop's and the engine's, less the steps of the backend; None where there is no server or the system does not tell.
     """
 
     running: int = 0
@@ -32,6 +33,7 @@ class EngineStats:
     drafts_total: int = 0
     drafted_tokens_total: int = 0
     accepted_tokens_total: int = 0
+    cpu_seconds: float | None = None
 
     @property
     def kv_usage(self) -> float:
