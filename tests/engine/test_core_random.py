@@ -1,4 +1,4 @@
-"""Batching, preemption, prefix reuse, speculation and late texts change nothing: every request gives what it gives alone.
+"""Batching, preemption, prefix reuse, speculation, late texts change nothing: each request gives what it gives alone.
 
 Texts are late when they are made while later steps run already: `Late` is an engine whose outputs wait some steps.
 """

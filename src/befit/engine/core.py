@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from befit.backends.base import NON_FINITE, OK, StepResult
 from befit.engine.batch import BatchBuilder, Packed
-from befit.engine.emit import Emitter, End, Event, Output, wrapped
+from befit.engine.emit import Emitter, Event, Output, wrapped
 from befit.engine.observe import EngineObserver, EngineStats, GuardedObserver
 from befit.engine.outputs import Delta, FinishReason, TokenLogprob
 from befit.engine.request import Request, Sequence, build_request
@@ -379,7 +379,8 @@ def _token_logprob(result: StepResult, row: int, token: int) -> TokenLogprob:
 
 
 def _non_finite(sequence: Sequence) -> NonFiniteLogits:
+    produced = len(sequence.tokens) - sequence.n_prompt
     return NonFiniteLogits(
-        f"The model produced logits that are not finite after {len(sequence.tokens) - sequence.n_prompt} output tokens. "
+        f"The model produced logits that are not finite after {produced} output tokens. "
         "Other requests go on; if it happens again with this prompt, the model file is likely damaged."
     )

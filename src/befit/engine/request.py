@@ -30,8 +30,8 @@ class Sequence(Task):
     sampler is the backend's and lives from the first step to the end, preemptions included. guesses is what speculation
     knows of it. ended: the engine computes nothing more of it.
 
-    The emitter's (see `befit.engine.emit`), which may be some steps behind: text; produced, the output tokens that count;
-    last_time, when the newest of them came (monotonic seconds); finish_reason and stop_reason.
+    The emitter's (see `befit.engine.emit`), which may be some steps behind: text; produced, the output tokens that
+    count; last_time, when the newest of them came (monotonic seconds); finish_reason and stop_reason.
     """
 
     __slots__ = (
