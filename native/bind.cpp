@@ -44,7 +44,10 @@ Source source_form(int rows, int columns, const std::string& format) {
   Source s{nullptr, rows, columns, find_block_format(format), Format::f32};
   require(rows > 0 && columns > 0, "a matrix needs rows and columns");
   require(rows < 1 << 30, "a matrix has " + std::to_string(rows) + " rows; the most is 2^30 - 1");
-  if (s.blocks) require(columns % s.blocks->block == 0, format + " rows hold whole blocks; columns is " + std::to_string(columns));
+  if (s.blocks) {
+    require(columns % s.blocks->block == 0, format + " rows hold whole blocks; columns is " + std::to_string(columns));
+    require(columns <= kMaxColumns, format + " has " + std::to_string(columns) + " columns; the most is " + std::to_string(kMaxColumns));
+  }
   else if (format == "f16") s.dense = Format::f16;
   else if (format == "bf16") s.dense = Format::bf16;
   else require(format == "f32", "unknown weight format " + format);
@@ -167,10 +170,10 @@ nb::object logits(Model& m, const BatchArrays& arrays) {
 template <typename Op> void add(Model& m, std::unique_ptr<Op> op) { m.add_op(std::move(op)); }
 
 // x [tokens, columns] times a packed matrix, as a Linear op computes it: for tests and kernel benchmarks.
-nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns, const std::string& format, const Rows& x, bool wide, int repeat) {
+nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns, const std::string& format, const Rows& x, int repeat) {
   const int n = (int)x.shape(0);
   require((int)x.shape(1) == columns, "x has " + std::to_string(x.shape(1)) + " columns, the matrix " + std::to_string(columns));
-  Product product(*find_kernels(isa), source(raw, rows, columns, format), x.data(), n, wide, 1);
+  Product product(*find_kernels(isa), source(raw, rows, columns, format), x.data(), n, 1);
   for (int i = 0; i < repeat; i++) product.run();
   std::vector<float> y((size_t)n * rows);
   for (int t = 0; t < n; t++) memcpy(&y[(size_t)t * rows], product.row(t), rows * sizeof(float));
@@ -178,11 +181,11 @@ nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns,
 }
 
 // (bytes of the packed matrix, seconds of each such product), for as many of them as fit into `seconds`, three at least.
-nb::tuple time_matmul(const std::string& isa, const Raw& raw, int rows, int columns, const std::string& format, const Rows& x, bool wide,
+nb::tuple time_matmul(const std::string& isa, const Raw& raw, int rows, int columns, const std::string& format, const Rows& x,
                       int threads, double seconds) {
   using Clock = std::chrono::steady_clock;
   require((int)x.shape(1) == columns && threads > 0, "x needs the matrix's columns, and the product a thread");
-  Product product(*find_kernels(isa), source(raw, rows, columns, format), x.data(), (int)x.shape(0), wide, threads);
+  Product product(*find_kernels(isa), source(raw, rows, columns, format), x.data(), (int)x.shape(0), threads);
   std::vector<double> times;
   {
     nb::gil_scoped_release release;
@@ -200,8 +203,8 @@ nb::tuple time_matmul(const std::string& isa, const Raw& raw, int rows, int colu
 
 NB_MODULE(_native, m) {
   m.def("isas", &available_isas, "Instruction sets that this build has and this CPU runs, best first.");
-  m.def("matmul", &matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "wide"_a, "repeat"_a = 1);
-  m.def("time_matmul", &time_matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "wide"_a, "threads"_a, "seconds"_a);
+  m.def("matmul", &matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "repeat"_a = 1);
+  m.def("time_matmul", &time_matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "threads"_a, "seconds"_a);
   m.def("read_bandwidth", &read_bandwidth, "bytes"_a, "threads"_a, "seconds"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Bytes a second that threads read from so much memory.");
   m.def("multiply_add_peak", &multiply_add_peak, "isa"_a, "integers"_a, "threads"_a, "seconds"_a,
@@ -254,11 +257,11 @@ NB_MODULE(_native, m) {
 
   nb::class_<Model>(m, "Model")
       .def("__init__",
-           [](Model* self, const std::string& isa, int threads, bool wide, int max_tokens, int max_rows, int pages) {
+           [](Model* self, const std::string& isa, int threads, int max_tokens, int max_rows, int pages) {
              require(threads > 0 && max_tokens > 0 && max_rows > 0 && pages > 0, "threads, tokens, rows and pages must be positive");
-             new (self) Model(*find_kernels(isa), threads, wide, max_tokens, max_rows, pages);
+             new (self) Model(*find_kernels(isa), threads, max_tokens, max_rows, pages);
            },
-           "isa"_a, "threads"_a, "wide"_a, "max_tokens"_a, "max_rows"_a, "pages"_a)
+           "isa"_a, "threads"_a, "max_tokens"_a, "max_rows"_a, "pages"_a)
       .def("value", &Model::add_value, "width"_a, "floats"_a, "quantized"_a, "local"_a)
       .def("matrix", [](Model& m, int rows, int columns, const std::string& format) { return m.add_matrix(matrix_form(rows, columns, format)); },
            "rows"_a, "columns"_a, "format"_a, "Room for a matrix; `pack` or `read` must bring its weights before a step.")
@@ -269,7 +272,7 @@ NB_MODULE(_native, m) {
                const Matrix& to = matrix_at(m, matrix);
                sources.push_back({matrix, source(raw, to.rows, to.columns, format)});
                const Matrix form = sources.back().second.packed();
-               require(form.format == to.format && form.unit == to.unit, "matrix " + std::to_string(matrix) + " is not of " + format);
+               require(form.format == to.format, "matrix " + std::to_string(matrix) + " is not of " + format);
              }
              nb::gil_scoped_release release;
              m.pack(sources);

@@ -21,8 +21,8 @@ struct Batch {
   std::vector<Sampler*> samplers;
 };
 
-// Activations [count, width]: float32, and integers where a quantised matrix reads them. `local` values are computed by
-// every thread for itself when there is just one token, which saves a barrier.
+// Activations [count, width]: float32, and integers where a quantised matrix reads them. A single token's integers are made
+// by every thread for itself, which saves a barrier; so are the floats of `local` values.
 class Value {
  public:
   struct View {
@@ -30,15 +30,16 @@ class Value {
     QAct q;
   };
   int width = 0;
-  bool floats = false, quantized = false, wide = false, local = false;
+  bool floats = false, quantized = false, local = false;
 
   void allocate(int tokens, int threads);
-  const View& view(int thread, int count) const { return local && count == 1 ? private_[thread] : shared_; }
+  const View& view(int thread, int count) const { return count == 1 && !private_.empty() ? private_[thread] : shared_; }
   const View& shared() const { return shared_; }
   float* row(const View& v, int token) const { return v.f + (size_t)token * width; }
 
  private:
-  View make(int tokens);
+  float* make_floats(int tokens);
+  QAct make_integers(int tokens);
   View shared_;
   std::vector<View> private_;
   std::vector<Memory> memory_;
@@ -107,7 +108,7 @@ struct Op {
 
 class Model {
  public:
-  Model(const Kernels& kernels, int threads, bool wide, int max_tokens, int max_rows, int pages);
+  Model(const Kernels& kernels, int threads, int max_tokens, int max_rows, int pages);
 
   int add_value(int width, bool floats, bool quantized, bool local);
   int add_matrix(Matrix form);  // memory for it; its weights come later, from pack or read
@@ -134,7 +135,6 @@ class Model {
 
   const Kernels& kernels;
   ThreadPool pool;
-  const bool wide;  // activations of quantised matrices have 12 bits, not 8
   const int max_tokens, max_rows, pages;
   std::vector<Value> values;
   std::vector<Matrix> matrices;

@@ -85,7 +85,6 @@ class FakeEngine:
 
     def __post_init__(self) -> None:
         config = EngineConfig(
-            activation_bits=12,
             ctx=CTX,
             max_seqs=4,
             token_budget=64,

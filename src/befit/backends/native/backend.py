@@ -42,7 +42,6 @@ class NativeBackend:
         block_size: int,
         n_blocks: int,
         threads: int,
-        wide: bool,
         max_tokens: int,
         max_rows: int,
         on_progress: Callable[[int, int], None] | None = None,
@@ -53,7 +52,7 @@ class NativeBackend:
         self.block_size = block_size
         self.n_blocks = n_blocks
         self.isa = choose_isa()
-        model = _native.Model(self.isa, threads, wide, max_tokens, max_rows, n_blocks)
+        model = _native.Model(self.isa, threads, max_tokens, max_rows, n_blocks)
         lowering = Lowering(model, program, tensors, on_progress=on_progress, release=release)
         lowering.run()
         self._tables = lowering.tables  # the model reads embedding rows from these as they lie in the file

@@ -23,7 +23,11 @@ class Buffer(NamedTuple):
 
 
 class Forms(NamedTuple):
-    """How a buffer is kept: as float32, as quantised integers, and whether every thread may compute its own copy."""
+    """How a buffer is kept: as float32, as integers, and whether every thread may compute its own copy.
+
+    The integers of one token need its largest value first. A norm has the whole token at hand; other ops write it in
+    pieces, as floats, and its integers are made afterwards.
+    """
 
     floats: bool
     integers: bool
@@ -70,7 +74,7 @@ class Uses:
                     floats |= not quantised
                 else:
                     floats, local = True, False
-        return Forms(floats, integers, local)
+        return Forms(floats or not local, integers, local)
 
     def _widths(self) -> list[int]:
         known: dict[str, int] = {}
