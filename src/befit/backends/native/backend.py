@@ -78,7 +78,7 @@ class NativeBackend:
     def step(self, batch: StepBatch) -> StepResult:
         """See `Backend.step`."""
         hidden = batch.hidden if batch.hidden is not None else _NONE
-        return StepResult(*self.model.step(batch.samplers, *_arrays(batch), hidden))
+        return StepResult(*self.model.step(batch.samplers, *(*_arrays(batch), hidden)))
 
     def logits(self, batch: StepBatch) -> F32:
         """See `Backend.logits`."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,6 +22,7 @@ from befit.api.openai.responses.answer import Answer
 from befit.api.openai.responses.items import Item, read_items, size, to_messages
 from befit.api.openai.responses.request import ResponseRequest, own_names
 from befit.api.openai.responses.store import EventLog, Kept, ResponseStore
+from befit.api.openai.types import ChatRequest
 from befit.api.service import Service
 from befit.api.stream import Detached, EventStream
 from befit.errors import InvalidRequest, ResponseNotFound
@@ -83,11 +84,11 @@ def conversation(store: ResponseStore, request: ResponseRequest) -> tuple[list[I
     return items, [*previous.context, *items]
 
 
-def render(service: Service, request: ResponseRequest, context: list[Item]) -> tuple[Any, list[int]]:
+def render(service: Service, request: ResponseRequest, context: list[Item]) -> tuple[ChatRequest, list[int]]:
     """The chat request and its token ids; with truncation "auto", the oldest messages are left out until it fits."""
     messages = to_messages(context)
 
-    def without(count: int) -> tuple[Any, list[int]]:
+    def without(count: int) -> tuple[ChatRequest, list[int]]:
         chat = request.chat(messages[count:])
         with own_names():
             return chat, prompt_ids(service, chat)
@@ -99,7 +100,7 @@ def render(service: Service, request: ResponseRequest, context: list[Item]) -> t
     return without(fewest)
 
 
-def _fits(service: Service, chat: Any, ids: list[int]) -> bool:
+def _fits(service: Service, chat: ChatRequest, ids: list[int]) -> bool:
     return len(ids) + chat.output_wanted <= service.ctx
 
 
@@ -117,7 +118,7 @@ async def _run(store: ResponseStore, kept: Kept, answer: Answer, deltas: Deltas)
         _keep(store, kept)
 
 
-async def _events(store: ResponseStore, kept: Kept, answer: Answer, deltas: Deltas) -> Any:
+async def _events(store: ResponseStore, kept: Kept, answer: Answer, deltas: Deltas) -> AsyncGenerator[bytes, None]:
     async with aclosing(answer.events(deltas)) as events:
         async for _, event in events:
             if not kept.running:
