@@ -195,8 +195,9 @@ class Engine:
             try:
                 if n_scores:
                     self._score(sequence, tokens, result, first, n_scores)
-                if n_pooled:
-                    self._gather(sequence, result, first_pooled, n_pooled)
+                if n_pooled and not self._gather(sequence, result, first_pooled, n_pooled):
+                    self._fail(request, _non_finite(sequence), events)
+                    continue
                 if n_samples:
                     rows = range(first + n_scores, row)
                     produced = self._append(sequence, rows, tokens, status, result, now, gaps, events)
@@ -288,13 +289,13 @@ class Engine:
         scores += [_token_logprob(result, row, tokens[row]) for row in range(first, first + count)]
         sequence.scoring = len(scores) < sequence.n_prompt
 
-    def _gather(self, sequence: Sequence, result: StepResult, first: int, count: int) -> None:
+    def _gather(self, sequence: Sequence, result: StepResult, first: int, count: int) -> bool:
+        """Add hidden states to the sequence's pool; False when they are not finite."""
         assert sequence.pool is not None
         assert result.hidden is not None
         hidden = result.hidden[first : first + count]
-        if not np.isfinite(hidden).all():
-            raise _non_finite(sequence)
         sequence.pool.add(hidden)
+        return bool(np.isfinite(hidden).all())
 
     # -- ends -----------------------------------------------------------------------------------------------------
 

@@ -195,8 +195,9 @@ class ReferenceBackend:
         if n_rows and batch.targets.max() >= vocab:
             raise ValueError(f"targets must be in 0..{vocab - 1}, or negative to sample")
         hidden = [] if batch.hidden is None else batch.hidden.tolist()
-        if not {*hidden}.issubset({*range(n_tokens)}.difference(batch.rows.tolist())):
-            raise ValueError(f"hidden must name tokens in 0..{n_tokens - 1} that are no rows")
+        free = set(range(n_tokens)).difference(batch.rows.tolist())
+        if len(set(hidden)) < len(hidden) or not free.issuperset(hidden):
+            raise ValueError(f"hidden must name tokens in 0..{n_tokens - 1}, each once, that are no rows")
         drafts = [] if batch.drafts is None else batch.drafts.tolist()
         for r, draft in enumerate(drafts):
             if draft < 0:
