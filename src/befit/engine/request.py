@@ -164,8 +164,8 @@ def build_request(
     request.end_ids = request.eos_ids | frozenset(params.stop_token_ids)
     if params.min_tokens and params.allowed_token_ids and request.end_ids.issuperset(params.allowed_token_ids):
         raise InvalidRequest(
-            f"allowed_token_ids holds only tokens that end the output, which min_tokens, {params.min_tokens}, forbids at "
-            "first; allow others too.",
+            "allowed_token_ids holds only tokens that end the output, and the first "
+            f"{params.min_tokens} (min_tokens) must not; allow others too.",
             "allowed_token_ids",
         )
     bad_words = bad_word_ids(params.bad_words, model.tokenizer)

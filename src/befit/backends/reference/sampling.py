@@ -126,9 +126,9 @@ def survivors(x: F64, spec: SamplerSpec) -> tuple[npt.NDArray[np.int64], F64] | 
         keep = p >= spec.min_p * p[0]
         ids, p = ids[keep], p[keep] / p[keep].sum()
     if spec.typical_p < 1:
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             surprise = -np.log(p)
-        entropy = float(np.sum(p * surprise, where=p > 0))
+            entropy = float(np.sum(p * surprise, where=p > 0))
         order = np.argsort(np.abs(surprise - entropy), kind="stable")
         keep = np.sort(order[: _fewest_reaching(p[order], spec.typical_p)])
         ids, p = ids[keep], p[keep] / p[keep].sum()
