@@ -47,7 +47,8 @@ def test_the_oldest_make_room():
     for name in "abc":
         store.put(kept(name, 1))
     assert [name in store for name in "abc"] == [False, True, True]
-    assert store.item("msg_b") is not None
-    assert store.item("msg_a") is None
+    find = store.finder()
+    assert find("msg_b") is not None
+    assert find("msg_a") is None
     with pytest.raises(ResponseNotFound, match="newest 2"):
         store.get("a")

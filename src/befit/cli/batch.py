@@ -24,10 +24,10 @@ from befit.store.catalogue import DEFAULT_MODEL
 def command(
     source: Path, target: Path, model: str, served_name: str | None, chat_template: Path | None, **values: Any
 ) -> int:
-    """Answer the requests of IN, a file in OpenAI's batch format, into OUT, with MODEL and without a server.
+    """Answer the requests of IN, a file in OpenAI's batch format, into OUT.
 
-    A run that was ended goes on where it was: give the same files again. The exit status is 1 when lines failed; what
-    is wrong with each is in its line of OUT.
+    MODEL runs in this process, without a server. A run that was ended goes on where it was: give the same files again.
+    The exit status is 1 when lines of this run failed; what is wrong with each is in its line of OUT.
     """
     import asyncio
 

@@ -70,7 +70,7 @@ async def count_input_tokens(service: Service, store: ResponseStore, http: Reque
 
 def conversation(store: ResponseStore, request: ResponseRequest) -> tuple[list[Item], list[Item]]:
     """(the request's own items, all items of the conversation)."""
-    items = read_items(request.input, store.item)
+    items = read_items(request.input, store.finder())
     if request.previous_response_id is None:
         return items, items
     try:

@@ -11,7 +11,7 @@ from befit.errors import InvalidRequest, UnsupportedField
 
 Item: TypeAlias = dict[str, Any]
 _ROLES = ("user", "assistant", "system", "developer")
-_TEXTS = ("input_text", "output_text", "text")
+_TEXTS = ("input_text", "output_text", "text", "reasoning_text")
 
 
 def read_items(value: Any, find: Callable[[str], Item | None]) -> list[Item]:
@@ -42,7 +42,8 @@ def _item(where: str, item: Any, find: Callable[[str], Item | None]) -> Item:
         call = _text(where, item, "call_id")
         return {"id": _id(item, "fco_"), "type": kind, "status": "completed", "call_id": call, "output": shown}
     if kind == "reasoning":
-        return {**item, "id": _id(item, "rs_")}
+        content = _parts(f"{where}.content", item.get("content") or [], "reasoning_text")
+        return {"id": _id(item, "rs_"), "type": kind, "summary": [], "content": content}
     if kind == "item_reference":
         found = find(_text(where, item, "id"))
         if found is None:
@@ -115,8 +116,7 @@ def to_messages(items: list[Item]) -> list[dict[str, Any]]:
                 text = output if isinstance(output, str) else _joined(output)
                 messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": text})
             case "reasoning":
-                parts = item.get("content") or []
-                thoughts = "\n".join(part["text"] for part in parts if isinstance(part, dict) and "text" in part)
+                thoughts = _joined(item["content"])
     return messages
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,13 +124,16 @@ class ResponseStore:
         self._remove(kept)
         return kept
 
-    def item(self, name: str) -> Item | None:
-        """The item of this id in any conversation."""
-        for kept in self._kept.values():
-            for item in kept.context:
-                if item["id"] == name:
-                    return item
-        return None
+    def finder(self) -> Callable[[str], Item | None]:
+        """A function that gives the item of an id in any conversation, as they are when it is first called."""
+        items: dict[str, Item] = {}
+
+        def find(name: str) -> Item | None:
+            if not items:
+                items.update({item["id"]: item for kept in self._kept.values() for item in kept.context})
+            return items.get(name)
+
+        return find
 
     def _remove(self, kept: Kept) -> None:
         del self._kept[kept.id]
