@@ -137,6 +137,15 @@ async def test_a_conversation_goes_on_from_a_response(client, template):
     assert second["previous_response_id"] == first["id"]
 
 
+@pytest.mark.parametrize("fields", [{"stream": True}, {"background": True}, {"stream": True, "background": True}])
+async def test_a_conversation_has_each_answer_once_however_it_was_read(client, template, fields):
+    response = await create(client, "one", **fields)
+    name = events(response.text)[0][1]["response"]["id"] if "stream" in fields else response.json()["id"]
+    await until_ended(client, name)
+    await create(client, "two", previous_response_id=name)
+    assert seen_messages(template)[-1] == [("user", "one"), ("assistant", "Hello wörld"), ("user", "two")]
+
+
 async def test_input_in_every_shape(client, template):
     await create(
         client,
@@ -220,6 +229,8 @@ async def test_cancelling_frees_the_engine_and_keeps_what_there_is(client, engin
     assert (await client.get(f"/v1/responses/{made['id']}")).json() == body
     assert (await client.post(f"/v1/responses/{made['id']}/cancel")).json() == body
     engine.gate = None
+    made = await until_ended(client, (await create(client, background=True)).json()["id"])
+    assert (await client.post(f"/v1/responses/{made['id']}/cancel")).json() == made, "it had ended already"
     whole = (await create(client)).json()
     assert (await client.post(f"/v1/responses/{whole['id']}/cancel")).status_code == 400
 
@@ -254,6 +265,9 @@ async def test_a_failure_midway(client, engine, background):
     if background:
         body = await until_ended(client, (await create(client, background=True)).json()["id"])
         assert (body["status"], body["error"]) == ("failed", {"code": "server_error", "message": "broken model"})
+        assert (await create(client, previous_response_id=body["id"])).json()["error"][
+            "param"
+        ] == "previous_response_id"
     else:
         response = await create(client)
         assert (response.status_code, response.json()["error"]["code"]) == (500, "non_finite_logits")

@@ -17,9 +17,13 @@ from befit.api.openai.errors import describe
 from befit.api.openai.logprobs import LogprobWriter
 from befit.api.openai.responses.items import Item
 from befit.api.openai.responses.request import ResponseRequest
+from befit.api.openai.responses.store import RUNNING
 from befit.api.openai.usage import Usage
 from befit.engine.outputs import Delta, TokenLogprob
 from befit.sampling import SamplingParams
+
+SUCCESS = ("response.completed", "response.incomplete")
+"""The last event of a response that did not fail."""
 
 _ECHOED = ("prompt_cache_key", "prompt_cache_retention", "safety_identifier", "user")
 
@@ -102,7 +106,9 @@ class Answer:
         self.body["error"] = {"code": "server_error", "message": shown["message"]}
 
     def cancel(self) -> None:
-        """The response was cancelled; what there is of it stays."""
+        """The response was cancelled; what there is of it stays. One that has ended is as it is."""
+        if self.body["status"] not in RUNNING:
+            return
         self._finish("incomplete")
         self.body.update(status="cancelled", incomplete_details=None)
 

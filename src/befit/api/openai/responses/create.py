@@ -18,7 +18,7 @@ from befit.api.openai.fields import ignored_header
 from befit.api.openai.ids import new_id
 from befit.api.openai.logprobs import LogprobWriter
 from befit.api.openai.request_body import parse
-from befit.api.openai.responses.answer import Answer
+from befit.api.openai.responses.answer import SUCCESS, Answer
 from befit.api.openai.responses.items import Item, read_items, size, to_messages
 from befit.api.openai.responses.request import ResponseRequest, own_names
 from befit.api.openai.responses.store import EventLog, Kept, ResponseStore
@@ -49,7 +49,7 @@ async def create_response(service: Service, store: ResponseStore, http: Request)
     kept = Kept(answer.body, items, context)
     headers = ignored_header(request.ignored)
     if request.background:
-        return _in_background(store, kept, answer, deltas, headers)
+        return await _in_background(store, kept, answer, deltas, headers)
     if request.stream:
         return EventStream(_events(store, kept, answer, deltas), deltas, headers)
     async with aclosing(deltas):
@@ -81,6 +81,8 @@ def conversation(store: ResponseStore, request: ResponseRequest) -> tuple[list[I
         raise InvalidRequest(
             f"Response {previous.id!r} is still running; wait until it has ended.", "previous_response_id"
         )
+    if previous.body["status"] == "failed":
+        raise InvalidRequest(f"Response {previous.id!r} failed; go on from the one before it.", "previous_response_id")
     return items, [*previous.context, *items]
 
 
@@ -120,13 +122,13 @@ async def _run(store: ResponseStore, kept: Kept, answer: Answer, deltas: Deltas)
 
 async def _events(store: ResponseStore, kept: Kept, answer: Answer, deltas: Deltas) -> AsyncGenerator[bytes, None]:
     async with aclosing(answer.events(deltas)) as events:
-        async for _, event in events:
-            if not kept.running:
+        async for kind, event in events:
+            if kind in SUCCESS:
                 _keep(store, kept)  # before the client reads the last event, and may refer to it
             yield event
 
 
-def _in_background(
+async def _in_background(
     store: ResponseStore, kept: Kept, answer: Answer, deltas: Deltas, headers: dict[str, str]
 ) -> Response:
     """Start it, and answer at once; with `stream`, with its events, which go on without the client."""
@@ -149,6 +151,7 @@ def _in_background(
 
     first = dict(answer.body)
     kept.task = asyncio.create_task(work())
+    await asyncio.sleep(0)  # lets it begin: a task that is cancelled before that would never close `deltas`
     if log is not None:
         return EventStream(log.read(), Detached(), headers)
     return json_response(first, headers=headers)
