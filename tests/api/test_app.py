@@ -125,8 +125,6 @@ async def test_content_type_does_not_matter(client):
         ("truncate_prompt_tokens", 0),
         ("truncate_prompt_tokens", 201),
         ("truncation_side", "top"),
-        ("options", {"mirostat": 1}),
-        ("options", 5),
     ],
 )
 async def test_wrong_and_unsupported_values_are_refused_by_name(client, field, value):
@@ -176,18 +174,6 @@ async def test_fields_that_nobody_knows_are_refused_by_name(client, engine, path
 async def test_a_field_that_was_meant_is_proposed(client):
     response = await client.post("/v1/completions", json={**COMPLETION, "max_token": 4})
     assert "did you mean max_tokens?" in response.json()["error"]["message"]
-
-
-async def test_other_servers_spellings_of_editor_extensions(client, engine):
-    options = {"temperature": 0.3, "num_predict": 7, "repeat_penalty": 1.5, "stop": ["x"]}
-    await client.post("/v1/completions", json={**COMPLETION, "options": options, "keep_alive": "5m", "top_k": 4})
-    await client.post("/v1/completions", json={**COMPLETION, "n_predict": 9, "temperature": 0.1, "options": options})
-    await client.post("/v1/completions", json={**COMPLETION, "n_predict": -1, "options": None})
-    first, second, third = (params for _, params, _ in engine.seen)
-    assert (first.temperature, first.max_tokens, first.repetition_penalty, first.stop) == (0.3, 7, 1.5, ["x"])
-    assert first.top_k == 4
-    assert (second.temperature, second.max_tokens) == (0.1, 7)
-    assert third.max_tokens == 16
 
 
 async def test_context_exceeded_gives_both_numbers(client):

@@ -96,19 +96,26 @@ UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def check_extra(extra: Mapping[str, Any], inside: str = "", known: Collection[str] = ()) -> list[str]:
+def check_extra(
+    extra: Mapping[str, Any],
+    inside: str = "",
+    *,
+    hints: frozenset[str] = HINTS,
+    unsupported: Mapping[str, Callable[[Any], bool]] = UNSUPPORTED,
+    known: Collection[str] = (),
+) -> list[str]:
     """Sort the undeclared fields of a request (or of the object `inside` it); returns the hints that were given.
 
-    known: the declared fields, to propose one for a name that nobody knows. Raises UnsupportedField for the first field
-    that is unknown, or whose value asks for something befit does not do.
+    hints and unsupported: another protocol's. known: the declared fields, to propose one for a name that nobody knows.
+    Raises UnsupportedField for the first field that is unknown, or whose value asks for something befit does not do.
     """
-    hints = []
+    given = []
     for name, value in extra.items():
-        if name in HINTS:
+        if name in hints:
             if value is not None:
-                hints.append(inside + name)
+                given.append(inside + name)
             continue
-        harmless = UNSUPPORTED.get(name)
+        harmless = unsupported.get(name)
         if harmless is None:
             shown = name if len(name) <= 60 else name[:60] + "…"
             near = get_close_matches(name[:60], known, 1)
@@ -118,7 +125,7 @@ def check_extra(extra: Mapping[str, Any], inside: str = "", known: Collection[st
             shown = repr(value)
             shown = shown if len(shown) <= 60 else shown[:60] + "…"
             raise UnsupportedField(f"{inside}{name} ({shown}) is not supported here; leave it out.", inside + name)
-    return hints
+    return given
 
 
 def ignored_header(hints: list[str]) -> dict[str, str]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from befit.api.openai.dialects import translate
 from befit.api.openai.fields import check_extra
 from befit.api.openai.request_body import RequestBody, parse
 from befit.errors import InvalidRequest, UnsupportedField
@@ -72,11 +71,6 @@ class GenerationRequest(RequestBody):
     request_id: str | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _openais_names(cls, body: Any) -> Any:
-        return translate(body)
 
     def check(self) -> None:
         """Refuse what cannot be honoured (see `fields.py`) and combinations that contradict each other."""
