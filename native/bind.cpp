@@ -91,14 +91,14 @@ Activation activation(const std::string& name) {
 struct BatchArrays {
   Ints tokens, positions, query_start, context_len;
   Table block_tables;
-  Ints rows, targets, logprobs, drafts;
+  Ints rows, targets, logprobs, drafts, hidden;
 };
 
 // Views of a step's arrays, checked so that no index can leave the model's memory.
 Batch make_batch(const Model& m, const BatchArrays& a, std::vector<Sampler*> samplers) {
   Batch b{(int)a.tokens.size(), (int)a.context_len.size(), (int)a.block_tables.shape(1), (int)a.rows.size(),
           a.tokens.data(), a.positions.data(), a.query_start.data(), a.context_len.data(), a.block_tables.data(),
-          a.rows.data(), a.targets.data(), a.logprobs.data(), a.drafts.size() ? a.drafts.data() : nullptr, std::move(samplers)};
+          a.rows.data(), a.targets.data(), a.logprobs.data(), a.drafts.size() ? a.drafts.data() : nullptr, (int)a.hidden.size(), a.hidden.data(), std::move(samplers)};
   require(b.tokens_count > 0 && b.tokens_count <= m.max_tokens,
           "a step of " + std::to_string(b.tokens_count) + " tokens; this model takes 1 to " + std::to_string(m.max_tokens));
   require(b.rows_count <= m.max_rows, "a step with " + std::to_string(b.rows_count) + " rows; this model takes " + std::to_string(m.max_rows));
@@ -128,6 +128,13 @@ Batch make_batch(const Model& m, const BatchArrays& a, std::vector<Sampler*> sam
                 b.targets[r] < 0 && b.targets[r + 1] < 0 && b.samplers[r + 1] == b.samplers[r],
             "the row after a draft must be the draft's own, with the same sampler");
   }
+  require(!b.hidden_count || m.hidden_width(), "this model has no hidden states to give");
+  std::vector<bool> taken(b.tokens_count);
+  for (int r = 0; r < b.rows_count; r++) taken[b.rows[r]] = true;
+  for (int i = 0; i < b.hidden_count; i++) {
+    require(b.hidden[i] >= 0 && b.hidden[i] < b.tokens_count && !taken[b.hidden[i]], "hidden names each token once, and no row");
+    taken[b.hidden[i]] = true;
+  }
   return b;
 }
 
@@ -150,8 +157,15 @@ nb::tuple step(Model& m, const BatchArrays& arrays, std::vector<Sampler*> sample
     logprob[i] = out[i].logprob;
     top.append(nb::cast(out[i].top));
   }
+  nb::object hidden = nb::none();
+  if (batch.hidden_count) {
+    const size_t asked = batch.hidden_count, width = m.hidden_width();
+    std::vector<float> states(asked * width);
+    for (size_t i = 0; i < asked; i++) memcpy(&states[i * width], m.hidden(batch, (int)i), width * sizeof(float));
+    hidden = to_numpy({asked, width}, states.data(), states.size());
+  }
   return nb::make_tuple(to_numpy({n}, tokens.data(), n), to_numpy({n}, status.data(), n), to_numpy({n}, logprob.data(), n),
-                        to_numpy({n}, rank.data(), n), top);
+                        to_numpy({n}, rank.data(), n), top, hidden);
 }
 
 nb::object logits(Model& m, const BatchArrays& arrays) {
@@ -239,14 +253,17 @@ NB_MODULE(_native, m) {
       .def("__init__",
            [](Sampler* self, float temperature, int top_k, float top_p, float min_p, float typical_p, float repetition_penalty,
               float frequency_penalty, float presence_penalty, uint64_t seed, std::vector<std::pair<int, float>> logit_bias,
-              std::vector<std::vector<int>> bad_words, int min_tokens, std::vector<int> stop_ids, const std::vector<int>& prompt) {
+              std::vector<std::vector<int>> bad_words, int min_tokens, std::vector<int> stop_ids, std::vector<int> allowed_ids,
+              const std::vector<int>& prompt) {
              for (const std::vector<int>& word : bad_words) require(!word.empty(), "a bad word has no tokens");
+             for (int id : allowed_ids) require(id >= 0, "an allowed id is negative");
              new (self) Sampler({temperature, top_p, min_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty, top_k,
-                                 min_tokens, seed, std::move(logit_bias), std::move(bad_words), std::move(stop_ids)},
+                                 min_tokens, seed, std::move(logit_bias), std::move(bad_words), std::move(stop_ids), std::move(allowed_ids)},
                                 prompt);
            },
            "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "typical_p"_a, "repetition_penalty"_a, "frequency_penalty"_a,
-           "presence_penalty"_a, "seed"_a, "logit_bias"_a, "bad_words"_a, "min_tokens"_a, "stop_ids"_a, "prompt"_a)
+           "presence_penalty"_a, "seed"_a, "logit_bias"_a, "bad_words"_a, "min_tokens"_a, "stop_ids"_a,
+           "allowed_ids"_a, "prompt"_a)
       .def("sample",
            [](Sampler& self, const std::string& isa, const Floats& x, int logprobs) {
              std::vector<float> copy(x.data(), x.data() + x.size());
@@ -305,7 +322,8 @@ NB_MODULE(_native, m) {
              op->layer = layer;
              op->eps = eps;
              op->add = add_to;
-             op->rows_only = rows_only;
+             op->rows_only = op->with_hidden = rows_only;
+             if (rows_only) m.set_hidden(out);
              add(m, std::move(op));
            },
            "x"_a, "out"_a, "weight"_a, "bias"_a.none(), "layer"_a, "eps"_a, "add"_a, "rows_only"_a)
@@ -377,15 +395,16 @@ NB_MODULE(_native, m) {
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
       .def("step",
            [](Model& m, std::vector<Sampler*> samplers, Ints tokens, Ints positions, Ints query_start, Ints context_len,
-              Table block_tables, Ints rows, Ints targets, Ints logprobs, Ints drafts) {
-             return step(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs, drafts}, std::move(samplers));
+              Table block_tables, Ints rows, Ints targets, Ints logprobs, Ints drafts, Ints hidden) {
+             return step(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs, drafts, hidden},
+                         std::move(samplers));
            },
            "samplers"_a, "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a,
-           "drafts"_a)
+           "drafts"_a, "hidden"_a)
       .def("logits",
            [](Model& m, Ints tokens, Ints positions, Ints query_start, Ints context_len, Table block_tables, Ints rows, Ints targets,
               Ints logprobs, Ints drafts) {
-             return logits(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs, drafts});
+             return logits(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs, drafts, Ints()});
            },
            "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a, "drafts"_a);
 }

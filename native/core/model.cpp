@@ -88,7 +88,7 @@ void Model::run(const Batch& batch, int thread) {
         r.turns[(size_t)t * r.dim + r.dim / 2 + i] = (float)(std::sin(angle) * r.scale);
       }
   for (const std::unique_ptr<Op>& op : ops_)
-    if (!op->rows_only || batch.rows_count) op->run(step);
+    if (op->count(batch)) op->run(step);
 }
 
 void Model::begin() {

@@ -18,6 +18,8 @@ struct Batch {
   int tokens_count, seqs, blocks, rows_count;  // T, S, width of block_tables, R
   const int32_t *tokens, *positions, *query_start, *context_len, *block_tables, *rows, *targets, *logprobs;
   const int32_t* drafts;  // null when no row has one
+  int hidden_count;       // H
+  const int32_t* hidden;
   std::vector<Sampler*> samplers;
 };
 
@@ -96,14 +98,13 @@ class Division {
 
 // Ops run on every thread at once. run() returns only when what it wrote may be read by any thread.
 struct Op {
-  bool rows_only = false;  // works on the R rows that need logits instead of all T tokens
+  bool rows_only = false;   // works on the R rows that need logits instead of all T tokens
+  bool with_hidden = false;  // and, after them, on the H positions whose hidden states are asked for
   Division division;
   std::atomic<int> next{0};
   virtual ~Op() = default;
   virtual void run(const Step&) = 0;
-
- protected:
-  int count(const Step& s) const { return rows_only ? s.batch.rows_count : s.batch.tokens_count; }
+  int count(const Batch& b) const { return rows_only ? b.rows_count + (with_hidden ? b.hidden_count : 0) : b.tokens_count; }
 };
 
 class Model {
@@ -123,12 +124,19 @@ class Model {
     ops_.push_back(std::move(op));
   }
   void set_logits(int value, int vocab) { logits_ = value; vocab_ = vocab; }
+  void set_hidden(int value) { hidden_ = value; }
   void finish();
 
   void begin();                                // every op's work is to be divided anew
   void forward(const Batch&);                  // leaves the logits in the logits value
   std::vector<Sampled> step(const Batch&);     // forward, then sample or score each row
   float* logits(int row) { return values[logits_].row(values[logits_].shared(), row); }
+  // What the head reads at position i of the H asked for.
+  const float* hidden(const Batch& b, int i) const {
+    const Value& v = values[hidden_];
+    return v.row(v.view(0, b.rows_count + b.hidden_count), b.rows_count + i);
+  }
+  int hidden_width() const { return hidden_ < 0 ? 0 : values[hidden_].width; }
   int vocab() const { return vocab_; }
   size_t page_elements() const { return page_elements_; }
   size_t weight_bytes() const { return weights_.used(); }
@@ -151,7 +159,7 @@ class Model {
   Arena weights_;
   Memory kv_;
   size_t page_elements_ = 0;
-  int logits_ = -1, vocab_ = 0;
+  int logits_ = -1, hidden_ = -1, vocab_ = 0;
 };
 
 inline void Step::barrier() const { model.pool.barrier(); }

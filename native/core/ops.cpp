@@ -51,7 +51,8 @@ void NormOp::one(const Step& s, int from, int to, int count) {
   alignas(64) thread_local static std::vector<float> buffer;
   buffer.resize(n);
   for (int t = from; t < to; t++) {
-    const float* a = src.row(in, rows_only ? s.batch.rows[t] : t);
+    const int rows = s.batch.rows_count;
+    const float* a = src.row(in, !rows_only ? t : t < rows ? s.batch.rows[t] : s.batch.hidden[t - rows]);
     float* y = dst.floats && !add ? dst.row(view, t) : buffer.data();
     if (layer) s.model.kernels.layer_norm(a, weight.data(), bias.empty() ? nullptr : bias.data(), n, eps, y);
     else s.model.kernels.rms_norm(a, weight.data(), n, eps, y);
@@ -64,7 +65,7 @@ void NormOp::one(const Step& s, int from, int to, int count) {
 }
 
 void NormOp::run(const Step& s) {
-  const int n = count(s);
+  const int n = count(s.batch);
   if (n == 1 && s.model.values[out].local) return one(s, 0, 1, 1);
   const auto [from, to] = s.share(n);
   one(s, from, to, n);
@@ -72,9 +73,10 @@ void NormOp::run(const Step& s) {
 }
 
 void LinearOp::run(const Step& s) {
-  const int n = count(s);
+  const int n = count(s.batch);
   const Value& src = s.model.values[x];
-  const Value::View& in = src.view(s.thread, n);
+  // The norm before a head has written the H positions too, if there are any.
+  const Value::View& in = src.view(s.thread, rows_only ? n + s.batch.hidden_count : n);
   int units = 0;
   for (const Part& p : parts) units += (s.model.matrices[p.matrix].tiles() + kUnit - 1) / kUnit;
   division.run(s, units, [&](int from, int to) {
@@ -104,7 +106,7 @@ void LinearOp::run(const Step& s) {
 }
 
 void GatedOp::run(const Step& s) {
-  const int n = count(s);
+  const int n = count(s.batch);
   const Value &src = s.model.values[x], &dst = s.model.values[out];
   const Value::View &in = src.view(s.thread, n), &view = dst.view(s.thread, n);
   const Matrix &g = s.model.matrices[gate], &w = s.model.matrices[up];
@@ -227,7 +229,7 @@ void AttentionOp::run(const Step& s) {
 }
 
 void ElementOp::run(const Step& s) {
-  const int n = count(s);
+  const int n = count(s.batch);
   const Value& src = s.model.values[a];
   if (kind == quantize) {
     const Value::View& view = src.view(s.thread, n);

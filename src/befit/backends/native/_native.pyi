@@ -38,6 +38,7 @@ class Sampler:
         bad_words: list[list[int]],
         min_tokens: int,
         stop_ids: list[int],
+        allowed_ids: list[int],
         prompt: list[int],
     ) -> None: ...
     def sample(
@@ -99,7 +100,8 @@ class Model:
         targets: Ints,
         logprobs: Ints,
         drafts: Ints,
-    ) -> tuple[Ints, Bytes, Floats, Ints, list[list[tuple[int, float]]]]: ...
+        hidden: Ints,
+    ) -> tuple[Ints, Bytes, Floats, Ints, list[list[tuple[int, float]]], Floats | None]: ...
     def logits(
         self,
         tokens: Ints,

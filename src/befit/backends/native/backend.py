@@ -76,7 +76,8 @@ class NativeBackend:
 
     def step(self, batch: StepBatch) -> StepResult:
         """See `Backend.step`."""
-        return StepResult(*self.model.step(batch.samplers, *_arrays(batch)))
+        hidden = batch.hidden if batch.hidden is not None else _NONE
+        return StepResult(*self.model.step(batch.samplers, *(*_arrays(batch), hidden)))
 
     def logits(self, batch: StepBatch) -> F32:
         """See `Backend.logits`."""
@@ -104,6 +105,7 @@ def native_sampler(spec: SamplerSpec, prompt: list[int]) -> _native.Sampler:
         bad_words=[list(word) for word in spec.bad_words],
         min_tokens=spec.min_tokens,
         stop_ids=list(spec.stop_ids),
+        allowed_ids=list(spec.allowed_ids),
         prompt=prompt if spec.repetition_penalty != 1 else [],
     )
 

@@ -14,7 +14,7 @@ _READS = ("x", "a", "b", "q", "k", "v", "gate", "up")
 class Buffer(NamedTuple):
     """Results of one name, width and kind share memory: their lives do not overlap.
 
-    rows_only: computed only for the rows that need logits.
+    rows_only: computed only where logits or hidden states are asked for.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Uses:
         for i in self._sharing[buffer]:
             op = self.ops[i]
             local = local and isinstance(op, Norm)
-            floats |= isinstance(op, Embed | Add)
+            floats |= isinstance(op, Embed | Add) or buffer.rows_only  # hidden states are read from there
             for r in self.readers[i]:
                 reader = self.ops[r]
                 if isinstance(reader, Linear | Logits):
