@@ -32,7 +32,8 @@ class SamplingParams:
     stop_token_ids       token ids that end the output
     ignore_eos           go on after the end-of-sequence token
     min_tokens           no end of sequence, stop token or stop string before this many tokens
-    max_tokens           output tokens at most; None: as many as the context holds
+    max_tokens           output tokens at most; None: as many as the context and the server's limit allow
+    loop_guard           end an output that repeats itself without end; None: as the server is set
     logprobs             log-probabilities of this many likeliest tokens at each output position (0: the chosen only)
     prompt_logprobs      the same for the prompt's positions
     skip_special_tokens  leave control tokens out of the text
@@ -58,6 +59,7 @@ class SamplingParams:
     ignore_eos: bool = False
     min_tokens: int = 0
     max_tokens: int | None = None
+    loop_guard: bool | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from befit.backends.base import NON_FINITE, OK, StepResult
 from befit.engine.batch import BatchBuilder, Packed
 from befit.engine.observe import EngineObserver, EngineStats, GuardedObserver
-from befit.engine.outputs import Delta, FinishReason, TokenLogprob
+from befit.engine.outputs import LOOP_STOP_REASON, Delta, FinishReason, TokenLogprob
 from befit.engine.request import Request, Sequence, build_request
 from befit.engine.speculation.draft_model import DraftModel
 from befit.engine.speculation.speculator import Speculator
@@ -63,7 +63,7 @@ class Engine:
         self._requests: dict[str, Request] = {}
         self._idle: list[Request] = []  # requests for 0 tokens and no scores: nothing to compute
         self._failures = 0
-        self._steps = self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
+        self._steps = self._prompt_tokens = self._cached_tokens = self._output_tokens = self._loops = 0
 
     # -- requests -------------------------------------------------------------------------------------------------
 
@@ -132,6 +132,7 @@ class Engine:
             cached_tokens_total=self._cached_tokens,
             output_tokens_total=self._output_tokens,
             preemptions_total=scheduler.preemptions,
+            loops_total=self._loops,
             steps_total=self._steps,
             drafts_total=self.speculator.drafts,
             drafted_tokens_total=self.speculator.drafted_tokens,
@@ -252,11 +253,15 @@ class Engine:
         ended = armed and token in request.end_ids
         if not ended or params.include_stop_str_in_output:
             text = sequence.text.push(token, armed=armed)
+        looping = sequence.guard is not None and sequence.guard.push(token)
         if sequence.text.stopped is None:
             if ended:
                 reason, stop_reason = "stop", None if token in request.eos_ids else token
             elif len(sequence.tokens) >= sequence.limit:
                 reason = "length"
+            elif looping and armed:
+                reason, stop_reason = "stop", LOOP_STOP_REASON
+                self._loops += 1
             if reason is not None:
                 text += sequence.text.finish(armed=armed)
         if sequence.text.stopped is not None:

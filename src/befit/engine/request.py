@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from befit.backends.base import Sampler, SamplerSpec
 from befit.cache.prefix import chain_root
+from befit.config import EngineConfig
 from befit.engine.detokenize import OutputText
+from befit.engine.loops import LoopGuard, wanted
 from befit.engine.outputs import FinishReason, TokenLogprob
 from befit.errors import ContextExceeded, InvalidRequest
 from befit.sampling import SamplingParams
@@ -29,10 +31,12 @@ class Sequence(Task):
 
     sampler is the backend's and lives from the first step to the end, preemptions included. produced counts output
     tokens. last_time is when the newest of them came (monotonic seconds). guesses is what speculation knows of it.
+    guard tells when the output loops; None: nobody minds.
     """
 
     __slots__ = (
         "finish_reason",
+        "guard",
         "guesses",
         "index",
         "last_time",
@@ -64,6 +68,7 @@ class Sequence(Task):
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.guesses: Guesses | None = None
+        self.guard: LoopGuard | None = None
 
 
 class Request:
@@ -131,9 +136,9 @@ def build_request(
 
     Raises InvalidRequest naming the field, ContextExceeded when prompt and output cannot fit the context.
     """
-    ctx, vocab = model.config.ctx, model.program.vocab_size
+    config, vocab = model.config, model.program.vocab_size
     prompt = _prompt(prompt_ids, vocab)
-    limit = _limit(len(prompt), params, ctx)
+    limit = _limit(len(prompt), params, config)
     _check_ids("logit_bias", params.logit_bias, vocab)
     _check_ids("stop_token_ids", params.stop_token_ids, vocab)
     request = Request(
@@ -141,11 +146,12 @@ def build_request(
         prompt,
         params,
         priority=priority,
-        root=chain_root(model.config.block_size, cache_salt),
+        root=chain_root(config.block_size, cache_salt),
     )
     request.eos_ids = frozenset() if params.ignore_eos else model.tokenizer.eos_ids
     request.end_ids = request.eos_ids | frozenset(params.stop_token_ids)
     bad_words = bad_word_ids(params.bad_words, model.tokenizer)
+    guarded = wanted(params, config.loop_guard)
     for number in range(params.n):
         spec = SamplerSpec(
             temperature=params.temperature,
@@ -163,7 +169,9 @@ def build_request(
             stop_ids=tuple(sorted(request.end_ids)),
         )
         text = OutputText(model.tokenizer, params)
-        request.sequences.append(Sequence(request, number, spec, text, limit))
+        sequence = Sequence(request, number, spec, text, limit)
+        sequence.guard = LoopGuard(model.tokenizer) if guarded else None
+        request.sequences.append(sequence)
     return request
 
 
@@ -206,8 +214,9 @@ def _check_ids(name: str, ids: abc.Iterable[int], vocab: int) -> None:
             raise InvalidRequest(f"{name} holds token id {token}; the model's ids are 0 to {vocab - 1}.", name)
 
 
-def _limit(n_prompt: int, params: SamplingParams, ctx: int) -> int:
+def _limit(n_prompt: int, params: SamplingParams, config: EngineConfig) -> int:
     """Tokens that a sequence may have in the end, prompt included."""
+    ctx = config.ctx
     least = max(params.min_tokens, 0 if params.max_tokens == 0 else 1)
     if n_prompt + least > ctx:
         raise ContextExceeded(
@@ -216,7 +225,7 @@ def _limit(n_prompt: int, params: SamplingParams, ctx: int) -> int:
             "prompt",
         )
     if params.max_tokens is None:
-        return ctx
+        return ctx if config.max_output_tokens is None else min(ctx, n_prompt + max(least, config.max_output_tokens))
     if n_prompt + params.max_tokens > ctx:
         raise ContextExceeded(
             f"The prompt has {n_prompt} tokens and max_tokens is {params.max_tokens}, together "

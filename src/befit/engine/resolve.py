@@ -37,7 +37,7 @@ def resolve(
 
     weight_bytes are those of the model and its draft model together; a KV page has room for both.
     """
-    for name in ("ctx", "max_seqs", "token_budget", "kv_tokens", "threads", "max_queue"):
+    for name in ("ctx", "max_seqs", "token_budget", "kv_tokens", "threads", "max_queue", "max_output_tokens"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; it must be at least 1.")
@@ -59,6 +59,8 @@ def resolve(
             f"draft is {options.draft!r} but speculation is {options.speculation!r}, which would not use it; "
             "leave one of them out."
         )
+    if options.loop_guard not in ("auto", "on", "off"):
+        raise ConfigError(f"loop_guard is {options.loop_guard!r}; choose auto, on or off.")
     ctx = _ctx(options, program)
     max_seqs = options.max_seqs or DEFAULT_MAX_SEQS
     n_blocks = _blocks(
@@ -96,6 +98,8 @@ def resolve(
         max_queue=options.max_queue,
         speculation=options.speculation,
         draft=options.draft,
+        loop_guard=options.loop_guard,
+        max_output_tokens=options.max_output_tokens,
     )
 
 

@@ -58,6 +58,7 @@ class GenerationRequest(BaseModel):
     stop_token_ids: list[int] | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
+    loop_guard: bool | None = None
     bad_words: Strings | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
@@ -114,6 +115,7 @@ class GenerationRequest(BaseModel):
             "include_stop_str_in_output": self.include_stop_str_in_output,
             "stop_token_ids": self.stop_token_ids,
             "ignore_eos": self.ignore_eos,
+            "loop_guard": self.loop_guard,
             "min_tokens": self.min_tokens,
             "skip_special_tokens": self.skip_special_tokens,
             "max_tokens": max_tokens,
@@ -202,9 +204,9 @@ class ChatRequest(GenerationRequest):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     def sampling(self, room: int) -> SamplingParams:
-        """Parameters for a prompt that leaves `room` tokens of context, all of which may be used unless limited."""
+        """Parameters for a prompt that leaves `room` tokens of context; without a limit the engine sees to it."""
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        max_tokens = room if self.limit is None else min(self.limit, room)
+        max_tokens = None if self.limit is None else min(self.limit, room)
         return self._sampling(max_tokens, logprobs, self.prompt_logprobs)
 
 
