@@ -10,9 +10,9 @@ from pathlib import Path
 
 from befit.backends import BLOCK_SIZE
 from befit.config import EngineConfig, EngineOptions
-from befit.engine.hardware import available_memory, physical_cores
 from befit.errors import ConfigError, DoesNotFit
 from befit.models.program import Program
+from befit.plan.hardware import available_memory, physical_cores
 
 DEFAULT_CTX = 8192
 DEFAULT_MAX_SEQS = 64
