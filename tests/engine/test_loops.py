@@ -165,6 +165,8 @@ def test_the_guard_speaks_only_where_a_period_holds(tokens: list[int], tail: int
     [
         ({}, True, True, False),
         ({"max_tokens": 50}, False, True, False),
+        ({"max_tokens": 50, "editor": True}, True, True, False),
+        ({"max_tokens": 50, "editor": True, "loop_guard": False}, False, False, False),
         ({"ignore_eos": True}, False, False, False),
         ({"loop_guard": True, "ignore_eos": True, "max_tokens": 50}, True, True, True),
         ({"loop_guard": False}, False, False, False),
@@ -173,12 +175,6 @@ def test_the_guard_speaks_only_where_a_period_holds(tokens: list[int], tail: int
 def test_the_request_decides_and_then_the_server(params: dict[str, Any], auto: bool, on: bool, off: bool) -> None:
     wish = SamplingParams(**params)
     assert [wanted(wish, setting) for setting in ("auto", "on", "off")] == [auto, on, off]
-
-
-def test_completions_as_one_types_are_guarded_by_default() -> None:
-    assert wanted(SamplingParams(max_tokens=50), "auto", editor=True)
-    assert not wanted(SamplingParams(max_tokens=50), "off", editor=True)
-    assert not wanted(SamplingParams(max_tokens=50, loop_guard=False), "auto", editor=True)
 
 
 def outcome(engine: Engine, **wishes: Any) -> tuple[list[int], Delta]:

@@ -48,10 +48,8 @@ _WORDY = 0.34
 """Part of a text's characters, blanks apart, that are in words, from which on it counts as words and not as data."""
 
 
-def wanted(params: SamplingParams, setting: str, *, editor: bool = False) -> bool:
-    """Whether to guard a request.
-
-    setting: the server's, "auto", "on" or "off". editor: the request completes what someone is typing.
+def wanted(params: SamplingParams, setting: str) -> bool:
+    """Whether to guard a request. `setting` is the server's: "auto", "on" or "off".
 
     The request's own wish comes first. Where it has none, "auto" guards editors and requests without a limit.
     """
@@ -59,7 +57,7 @@ def wanted(params: SamplingParams, setting: str, *, editor: bool = False) -> boo
         return params.loop_guard
     if params.ignore_eos:  # output of a given length is asked for, as benchmarks do
         return False
-    return setting == "on" or (setting == "auto" and (editor or params.max_tokens is None))
+    return setting == "on" or (setting == "auto" and (params.editor or params.max_tokens is None))
 
 
 class LoopGuard:
