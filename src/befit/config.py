@@ -15,7 +15,6 @@ class EngineOptions:
     kv_tokens: int | None = None
     threads: int | None = None
     backend: str = "auto"
-    activation_bits: int | None = None
     prefix_cache: bool = True
     max_queue: int = 4096
     speculation: str = "auto"
@@ -28,19 +27,18 @@ class EngineOptions:
 class EngineConfig:
     """Resolved settings of one engine.
 
-    ctx              tokens of prompt and output together that one sequence may have
-    max_seqs         sequences that run at once
-    token_budget     tokens that one step computes at most (bounds prefill chunks)
-    block_size       tokens a KV page
-    n_blocks         KV pages in the pool
-    threads          worker threads of a CPU backend
-    backend          "native" or "reference"
-    activation_bits  of the inputs of quantised matrices. 12: hardly less exact than float; 8: faster, less exact
-    prefix_cache     reuse KV pages of equal prefixes
-    max_queue        requests that may wait before new ones are refused
-    speculation      "lookup", "draft", "auto" (both) or "off": where drafts for speculative decoding come from
-    draft            name or path of the draft model; None: there is none
-    loop_guard       "on", "off" or "auto" (for editors and for requests without max_tokens): end outputs that loop
+    ctx            tokens of prompt and output together that one sequence may have
+    max_seqs       sequences that run at once
+    token_budget   tokens that one step computes at most (bounds prefill chunks)
+    block_size     tokens a KV page
+    n_blocks       KV pages in the pool
+    threads        worker threads of a CPU backend
+    backend        "native" or "reference"
+    prefix_cache   reuse KV pages of equal prefixes
+    max_queue      requests that may wait before new ones are refused
+    speculation    "lookup", "draft", "auto" (both) or "off": where drafts for speculative decoding come from
+    draft          name or path of the draft model; None: there is none
+    loop_guard     "on", "off" or "auto" (for editors and for requests without max_tokens): end outputs that loop
     max_output_tokens  output tokens of a request without max_tokens; None: what the context holds
     """
 
@@ -51,7 +49,6 @@ class EngineConfig:
     n_blocks: int
     threads: int
     backend: str
-    activation_bits: int
     prefix_cache: bool
     max_queue: int
     speculation: str

@@ -14,6 +14,7 @@ from befit.config import EngineConfig
 from befit.engine.detokenize import OutputText
 from befit.engine.loops import LoopGuard, wanted
 from befit.engine.outputs import FinishReason, TokenLogprob
+from befit.engine.pooling import Pool, Pooling
 from befit.errors import ContextExceeded, InvalidRequest
 from befit.sampling import SamplingParams
 from befit.sched.task import Task
@@ -32,6 +33,7 @@ class Sequence(Task):
     sampler is the backend's and lives from the first step to the end, preemptions included. produced counts output
     tokens. last_time is when the newest of them came (monotonic seconds). guesses is what speculation knows of it.
     guard tells when the output loops; None: nobody minds.
+    pool gathers hidden states when the request is for an embedding.
     """
 
     __slots__ = (
@@ -40,6 +42,7 @@ class Sequence(Task):
         "guesses",
         "index",
         "last_time",
+        "pool",
         "produced",
         "request",
         "sampler",
@@ -55,7 +58,7 @@ class Sequence(Task):
             limit,
             priority=request.priority,
             root=request.root,
-            reuse=not (number == 0 and params.prompt_logprobs is not None),
+            reuse=request.pooling != "mean" and not (number == 0 and params.prompt_logprobs is not None),
             scoring=number == 0 and params.prompt_logprobs is not None,
         )
         self.request = request
@@ -69,6 +72,7 @@ class Sequence(Task):
         self.stop_reason: str | int | None = None
         self.guesses: Guesses | None = None
         self.guard: LoopGuard | None = None
+        self.pool = Pool(request.pooling, len(request.prompt_ids)) if request.pooling is not None else None
 
 
 class Request:
@@ -81,6 +85,7 @@ class Request:
         "id",
         "logprobs",
         "params",
+        "pooling",
         "priority",
         "prompt_ids",
         "prompt_logprobs",
@@ -91,13 +96,21 @@ class Request:
     )
 
     def __init__(
-        self, request_id: str, prompt_ids: list[int], params: SamplingParams, *, priority: int, root: bytes
+        self,
+        request_id: str,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        *,
+        priority: int,
+        root: bytes,
+        pooling: Pooling | None = None,
     ) -> None:
         self.id = request_id
         self.prompt_ids = prompt_ids
         self.params = params
         self.priority = priority
         self.root = root
+        self.pooling = pooling
         self.arrival = time.monotonic()
         self.eos_ids: frozenset[int] = frozenset()
         self.end_ids: frozenset[int] = frozenset()
@@ -131,9 +144,11 @@ def build_request(
     request_id: str | None = None,
     priority: int = 0,
     cache_salt: str = "",
+    pooling: Pooling | None = None,
 ) -> Request:
     """Check a request against the model and resolve its sampling rules to token ids.
 
+    pooling: the request is for the prompt's pooled hidden states instead of output; `params` asks for 0 tokens.
     Raises InvalidRequest naming the field, ContextExceeded when prompt and output cannot fit the context.
     """
     config, vocab = model.config, model.program.vocab_size
@@ -141,15 +156,23 @@ def build_request(
     limit = _limit(len(prompt), params, config)
     _check_ids("logit_bias", params.logit_bias, vocab)
     _check_ids("stop_token_ids", params.stop_token_ids, vocab)
+    _check_ids("allowed_token_ids", params.allowed_token_ids, vocab)
     request = Request(
         request_id if request_id is not None else os.urandom(12).hex(),
         prompt,
         params,
         priority=priority,
         root=chain_root(config.block_size, cache_salt),
+        pooling=pooling,
     )
     request.eos_ids = frozenset() if params.ignore_eos else model.tokenizer.eos_ids
     request.end_ids = request.eos_ids | frozenset(params.stop_token_ids)
+    if params.min_tokens and params.allowed_token_ids and request.end_ids.issuperset(params.allowed_token_ids):
+        raise InvalidRequest(
+            "allowed_token_ids holds only tokens that end the output, and the first "
+            f"{params.min_tokens} (min_tokens) must not; allow others too.",
+            "allowed_token_ids",
+        )
     bad_words = bad_word_ids(params.bad_words, model.tokenizer)
     guarded = wanted(params, config.loop_guard)
     for number in range(params.n):
@@ -167,6 +190,7 @@ def build_request(
             bad_words=bad_words,
             min_tokens=params.min_tokens,
             stop_ids=tuple(sorted(request.end_ids)),
+            allowed_ids=tuple(sorted(set(params.allowed_token_ids))),
         )
         text = OutputText(model.tokenizer, params)
         sequence = Sequence(request, number, spec, text, limit)
