@@ -25,6 +25,7 @@ ORDER = (
     "weights",
     "store",
     "sampling",
+    "structure",
     "config",
     "errors",
 )

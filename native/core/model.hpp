@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/gate.hpp"
 #include "core/kernels.hpp"
 #include "core/pool.hpp"
 #include "core/sampler.hpp"
@@ -19,6 +20,14 @@ struct Batch {
   const int32_t *tokens, *positions, *query_start, *context_len, *block_tables, *rows, *targets, *logprobs;
   const int32_t* drafts;  // null when no row has one
   std::vector<Sampler*> samplers;
+  // Masks of allowed tokens, which others may still write until the gate opens; null when no row has one.
+  const uint32_t* mask_bits = nullptr;
+  const int32_t* mask_index = nullptr;
+  const Gate* masks_ready = nullptr;
+
+  const uint32_t* mask(int row, int vocab) const {
+    return mask_index && mask_index[row] >= 0 ? mask_bits + (size_t)mask_index[row] * ((vocab + 31) / 32) : nullptr;
+  }
 };
 
 // Activations [count, width]: float32, and integers where a quantised matrix reads them. `local` values are computed by

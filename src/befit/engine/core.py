@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from befit.backends.base import NON_FINITE, OK, StepResult
 from befit.engine.batch import BatchBuilder, Packed
+from befit.engine.masks import MaskFiller
 from befit.engine.observe import EngineObserver, EngineStats, GuardedObserver
 from befit.engine.outputs import Delta, FinishReason, TokenLogprob
 from befit.engine.request import Request, Sequence, build_request
@@ -59,6 +60,7 @@ class Engine:
             vocab = model.program.vocab_size
             drafter = DraftModel(model.draft, vocab_size=vocab, token_budget=config.token_budget)
         self.speculator = Speculator(self.scheduler, lookup=config.speculation in ("auto", "lookup"), model=drafter)
+        self._masks = MaskFiller(model.program.vocab_size)
         self._batches = BatchBuilder(config.max_seqs, -(-config.ctx // config.block_size))
         self._requests: dict[str, Request] = {}
         self._idle: list[Request] = []  # requests for 0 tokens and no scores: nothing to compute
@@ -149,7 +151,10 @@ class Engine:
         if not step:
             return events
         self.speculator.prepare(step)
+        for sequence, drafted in self._masks.cut_drafts(step):
+            self.speculator.verified(sequence, drafted, 0)
         packed = self._batches.pack(step)
+        self._masks.begin(step, packed)
         begin = time.monotonic()
         try:
             result = self.model.backend.step(packed.batch)
@@ -255,6 +260,8 @@ class Engine:
         if sequence.text.stopped is None:
             if ended:
                 reason, stop_reason = "stop", None if token in request.eos_ids else token
+            elif sequence.grammar is not None and sequence.grammar.push(token):
+                reason = "stop"
             elif len(sequence.tokens) >= sequence.limit:
                 reason = "length"
             if reason is not None:
@@ -370,7 +377,9 @@ def _wrapped(error: Exception) -> BefitError:
     return failed
 
 
-def _non_finite(sequence: Sequence) -> NonFiniteLogits:
+def _non_finite(sequence: Sequence) -> BefitError:
+    if sequence.grammar is not None and sequence.grammar.error is not None:
+        return _wrapped(sequence.grammar.error)
     return NonFiniteLogits(
         f"The model produced logits that are not finite after {sequence.produced} output tokens. "
         "Other requests go on; if it happens again with this prompt, the model file is likely damaged."

@@ -18,6 +18,7 @@ from befit.sched.task import Task
 from befit.tokenizer.base import Tokenizer
 
 if TYPE_CHECKING:
+    from befit.engine.grammar import Grammar
     from befit.engine.load import LoadedModel
     from befit.engine.speculation.speculator import Guesses
 
@@ -29,10 +30,12 @@ class Sequence(Task):
 
     sampler is the backend's and lives from the first step to the end, preemptions included. produced counts output
     tokens. last_time is when the newest of them came (monotonic seconds). guesses is what speculation knows of it.
+    grammar is where it is in the structure that was asked for.
     """
 
     __slots__ = (
         "finish_reason",
+        "grammar",
         "guesses",
         "index",
         "last_time",
@@ -64,6 +67,7 @@ class Sequence(Task):
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.guesses: Guesses | None = None
+        self.grammar: Grammar | None = None
 
 
 class Request:
@@ -129,7 +133,8 @@ def build_request(
 ) -> Request:
     """Check a request against the model and resolve its sampling rules to token ids.
 
-    Raises InvalidRequest naming the field, ContextExceeded when prompt and output cannot fit the context.
+    Raises InvalidRequest naming the field, ContextExceeded when prompt and output cannot fit the context. A structure
+    that `model.grammars` has not prepared is compiled here, which takes up to seconds.
     """
     ctx, vocab = model.config.ctx, model.program.vocab_size
     prompt = _prompt(prompt_ids, vocab)
@@ -163,7 +168,10 @@ def build_request(
             stop_ids=tuple(sorted(request.end_ids)),
         )
         text = OutputText(model.tokenizer, params)
-        request.sequences.append(Sequence(request, number, spec, text, limit))
+        sequence = Sequence(request, number, spec, text, limit)
+        if params.structure is not None:
+            sequence.grammar = model.grammars.start(params.structure)
+        request.sequences.append(sequence)
     return request
 
 

@@ -77,7 +77,12 @@ class NativeBackend:
 
     def step(self, batch: StepBatch) -> StepResult:
         """See `Backend.step`."""
-        return StepResult(*self.model.step(batch.samplers, *_arrays(batch)))
+        masks = batch.masks
+        if masks is None:
+            return StepResult(*self.model.step(batch.samplers, *_arrays(batch)))
+        gate = _native.Gate()
+        masks.ready.add_done_callback(lambda _: gate.open())
+        return StepResult(*self.model.step_masked(batch.samplers, *_arrays(batch), masks.bits, masks.index, gate))
 
     def logits(self, batch: StepBatch) -> F32:
         """See `Backend.logits`."""

@@ -1,0 +1,84 @@
+"""What an output must look like: a JSON schema, a regular expression or a grammar, and where in the output it holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from befit.errors import InvalidRequest
+
+MAX_CHARACTERS = {"json": 1 << 20, "regex": 1 << 16, "grammar": 1 << 20}
+"""Of the text of a structure, by its kind."""
+
+WHITESPACE = r" |\n[ \t]{0,40}"
+"""Between the tokens of JSON: a space, or a line break and an indentation. Without a bound, small models go on with
+whitespace for ever where JSON allows it."""
+
+_ESCAPES = 'nrbtf\\"'
+r"""What may follow a backslash in JSON strings. `\uXXXX` is left out: with it a model may write half a surrogate pair,
+which many JSON parsers refuse. All characters but some control characters can be written without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What an output must look like. InvalidRequest when it is too long.
+
+    kind     "json": `text` is a JSON schema; "regex": a regular expression that the whole must match; "grammar": Lark
+             in llguidance's dialect, or GBNF
+    after    the output is free until it holds this text, and the structure begins behind it; "" is from the start
+    opening  with `after`: the spelling of a token. If the output begins with that, it is free until `after`; otherwise
+             the structure holds from the start
+    again    once complete, the output is free until the next `after`; otherwise it ends there
+    param    the request field that errors name
+    """
+
+    kind: Literal["json", "regex", "grammar"]
+    text: str
+    after: str = ""
+    opening: str = ""
+    again: bool = False
+    param: str = field(default="structured_outputs", compare=False)
+
+    def __post_init__(self) -> None:
+        most = MAX_CHARACTERS[self.kind]
+        if len(self.text) > most:
+            raise InvalidRequest(
+                f"{self.param} has {len(self.text)} characters; a structure may have {most}.", self.param
+            )
+
+
+def schema_text(schema: Any, *, lenient: bool = False, whitespace: str | None = None, param: str) -> str:
+    """A JSON schema as the text of a structure, or of a `%json` in a grammar.
+
+    lenient: keywords that llguidance does not implement are left out instead of refused. whitespace: a regular
+    expression for what may stand between tokens of the JSON, "" for nothing.
+    """
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError):
+            raise InvalidRequest(f"{param} is not valid JSON; send a JSON schema.", param) from None
+    if isinstance(schema, bool):
+        schema = {} if schema else {"not": {}}
+    if not isinstance(schema, Mapping):
+        raise InvalidRequest(f"{param} is {type(schema).__name__}; a JSON schema is an object.", param)
+    options: dict[str, Any] = {"json_allowed_escapes": _ESCAPES}
+    if whitespace == "":
+        options["whitespace_flexible"] = False
+    else:
+        options["whitespace_pattern"] = WHITESPACE if whitespace is None else whitespace
+    if lenient:
+        options["lenient"] = True
+    try:
+        return json.dumps({**schema, "x-guidance": options})
+    except RecursionError:
+        raise InvalidRequest(f"{param} is nested too deeply.", param) from None
+
+
+def choice_text(choices: Sequence[str], *, param: str) -> str:
+    """A grammar of one of the choices."""
+    if not isinstance(choices, list | tuple) or not choices or not all(isinstance(one, str) and one for one in choices):
+        raise InvalidRequest(f"{param} must be a list of strings, none of them empty.", param)
+    return "start: " + " | ".join(json.dumps(one) for one in choices)
