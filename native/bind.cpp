@@ -398,12 +398,12 @@ NB_MODULE(_native, m) {
            "drafts"_a)
       .def("step_masked",
            [](Model& m, std::vector<Sampler*> samplers, Ints tokens, Ints positions, Ints query_start, Ints context_len,
-              Table block_tables, Ints rows, Ints targets, Ints logprobs, Ints drafts, Masks bits, Ints index, const Gate& ready) {
+              Table block_tables, Ints rows, Ints targets, Ints logprobs, Ints drafts, Ints index, Masks bits, const Gate& ready) {
              return step(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs, drafts}, std::move(samplers),
                          &bits, &index, &ready);
            },
            "samplers"_a, "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a,
-           "drafts"_a, nb::arg("bits").noconvert(), "index"_a, "ready"_a)
+           "drafts"_a, "index"_a, nb::arg("bits").noconvert(), "ready"_a)
       .def("logits",
            [](Model& m, Ints tokens, Ints positions, Ints query_start, Ints context_len, Table block_tables, Ints rows, Ints targets,
               Ints logprobs, Ints drafts) {

@@ -54,6 +54,8 @@ class ByteTokenizer:
 
 class PlainTemplate:
     source = "the test's own"
+    text = ""
+    takes_tools = True
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []

@@ -238,7 +238,7 @@ def _source(structure: Structure) -> str:
         return LLMatcher.grammar_from_lark(structure.text)
     if len(structure.text) > _GBNF_CHARACTERS:
         raise InvalidRequest(
-            f"{structure.param} is GBNF of {len(structure.text)} characters; at most {_GBNF_CHARACTERS} are translated.",
+            f"{structure.param} is GBNF of {len(structure.text)} characters; at most {_GBNF_CHARACTERS} can be.",
             structure.param,
         )
     try:

@@ -22,6 +22,7 @@ from befit.api.openai.types import CompletionRequest, parse
 from befit.api.openai.usage import Usage
 from befit.api.service import Service
 from befit.api.stream import DONE, EventStream
+from befit.api.structure import prepare
 from befit.engine.outputs import CompletionOutput, Delta, TokenLogprob
 from befit.errors import InvalidRequest
 
@@ -41,6 +42,8 @@ async def create_completion(service: Service, http: Request) -> Response:
         jobs.append(Job(ids, request.sampling(room(ids, service.ctx, "prompt", output=least))))
         texts.append(_echo_text(service, request, prompt) if request.echo else "")
     answer = Completion(service, request, model, jobs, texts, new_id("cmpl-", request.request_id))
+    if jobs[0].params.structure is not None:
+        await prepare(service.engine, jobs[0].params.structure)
     deltas = await submit(service.engine, jobs, priority=request.priority or 0, cache_salt=request.cache_salt or "")
     headers = ignored_header(request.ignored)
     if request.stream:

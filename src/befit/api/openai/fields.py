@@ -25,7 +25,6 @@ _MAX_LISTED = 20
 HINTS = frozenset(
     {
         "metadata",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_retention",
@@ -44,10 +43,6 @@ def _one_of(*values: Any) -> Callable[[Any], bool]:
     return lambda value: value is None or value in values
 
 
-def _text_format(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and value.get("type") == "text")
-
-
 UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "allowed_token_ids": _empty,
     "audio": _empty,
@@ -58,10 +53,7 @@ UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "echo": _empty,
     "function_call": _one_of("none", "auto"),
     "functions": _empty,
-    "guided_choice": _empty,
-    "guided_grammar": _empty,
-    "guided_json": _empty,
-    "guided_regex": _empty,
+    "guided_decoding_backend": _one_of("auto", "guidance"),
     "kv_transfer_params": _empty,
     "include_obfuscation": _empty,
     "length_penalty": _one_of(1),
@@ -73,12 +65,10 @@ UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "prompt_embeds": _empty,
     "reasoning_effort": _one_of("none"),
     "repetition_detection": _empty,
-    "response_format": _text_format,
     "service_tier": _one_of("auto", "default"),
     "spaces_between_special_tokens": _one_of(True),
     "store": _empty,
     "structural_tag": _empty,
-    "structured_outputs": _empty,
     "suffix": _empty,
     "thinking_token_budget": _empty,
     "tool_choice": _one_of("none", "auto"),

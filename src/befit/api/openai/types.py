@@ -11,8 +11,11 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, ValidationError
 
 from befit.api.openai.fields import check_extra
-from befit.errors import InvalidRequest, UnsupportedField
+from befit.api.structure import FIELDS as STRUCTURE_FIELDS
+from befit.api.structure import wanted_structure
+from befit.errors import InvalidRequest
 from befit.sampling import MAX_LOGPROBS, SamplingParams
+from befit.structure import Structure
 
 MAX_ERRORS_SHOWN = 10
 
@@ -69,6 +72,16 @@ class GenerationRequest(BaseModel):
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
 
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: Any = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+    json_schema: Any = None
+    grammar: str | None = None
+
     _ignored: list[str] = PrivateAttr(default_factory=list)
 
     @property
@@ -85,6 +98,12 @@ class GenerationRequest(BaseModel):
             raise InvalidRequest("stream_options needs stream: true.", "stream_options")
         if self.prompt_logprobs is not None and self.stream:
             raise InvalidRequest("prompt_logprobs comes with whole answers only; set stream to false.", "stream")
+
+    def structure(self) -> Structure | None:
+        """What the output must look like."""
+        return wanted_structure(
+            {name: getattr(self, name) for name in (*STRUCTURE_FIELDS, "guided_whitespace_pattern")}
+        )
 
     @property
     def include_usage(self) -> bool:
@@ -119,6 +138,7 @@ class GenerationRequest(BaseModel):
             "max_tokens": max_tokens,
             "logprobs": logprobs,
             "prompt_logprobs": prompt_logprobs,
+            "structure": self.structure(),
         }
         return SamplingParams(**{name: value for name, value in given.items() if value is not None})
 
@@ -160,21 +180,15 @@ class ChatRequest(GenerationRequest):
     top_logprobs: int | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    include_reasoning: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     def check(self) -> None:
-        """Refuse contradictions, and tools unless the model is told not to use them."""
+        """Refuse contradictions."""
         super().check()
-        if self.tools and self.tool_choice != "none":
-            raise UnsupportedField(
-                f"tools holds {len(self.tools)} tools; tool calls are not supported here: leave them out, or set "
-                'tool_choice to "none".',
-                "tools",
-            )
-        if self.tool_choice not in (None, "none", "auto"):
-            raise UnsupportedField(f"tool_choice ({self.tool_choice!r}) is not supported here.", "tool_choice")
         if self.top_logprobs is not None:
             if not 0 <= self.top_logprobs <= MAX_LOGPROBS:
                 raise InvalidRequest(

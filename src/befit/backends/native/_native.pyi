@@ -119,8 +119,9 @@ class Model:
         targets: Ints,
         logprobs: Ints,
         drafts: Ints,
-        bits: Words,
         index: Ints,
+        *,
+        bits: Words,
         ready: Gate,
     ) -> tuple[Ints, Bytes, Floats, Ints, list[list[tuple[int, float]]]]: ...
     def logits(

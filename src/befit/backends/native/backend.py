@@ -82,7 +82,8 @@ class NativeBackend:
             return StepResult(*self.model.step(batch.samplers, *_arrays(batch)))
         gate = _native.Gate()
         masks.ready.add_done_callback(lambda _: gate.open())
-        return StepResult(*self.model.step_masked(batch.samplers, *_arrays(batch), masks.bits, masks.index, gate))
+        arrays = (*_arrays(batch), masks.index)
+        return StepResult(*self.model.step_masked(batch.samplers, *arrays, bits=masks.bits, ready=gate))
 
     def logits(self, batch: StepBatch) -> F32:
         """See `Backend.logits`."""
