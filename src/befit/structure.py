@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from befit.errors import InvalidRequest
+from befit.errors import InvalidRequest, UnsupportedField
 
 MAX_CHARACTERS = {"json": 1 << 20, "regex": 1 << 16, "grammar": 1 << 20}
 """Of the text of a structure, by its kind."""
@@ -16,9 +16,7 @@ WHITESPACE = r" |\n[ \t]{0,40}"
 """Between the tokens of JSON: a space, or a line break and an indentation. Without a bound, small models go on with
 whitespace for ever where JSON allows it."""
 
-_ESCAPES = 'nrbtf\\"'
-r"""What may follow a backslash in JSON strings. `\uXXXX` is left out: with it a model may write half a surrogate pair,
-which many JSON parsers refuse. All characters but some control characters can be written without."""
+_DIGITS = 15  # that any parser keeps of a decimal number
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ def schema_text(schema: Any, *, lenient: bool = False, whitespace: str | None = 
         schema = {} if schema else {"not": {}}
     if not isinstance(schema, Mapping):
         raise InvalidRequest(f"{param} is {type(schema).__name__}; a JSON schema is an object.", param)
-    options: dict[str, Any] = {"json_allowed_escapes": _ESCAPES}
+    options: dict[str, Any] = {}
     if whitespace == "":
         options["whitespace_flexible"] = False
     else:
@@ -72,9 +70,28 @@ def schema_text(schema: Any, *, lenient: bool = False, whitespace: str | None = 
     if lenient:
         options["lenient"] = True
     try:
+        _check_numbers(schema, False, param)
         return json.dumps({**schema, "x-guidance": options})
     except RecursionError:
         raise InvalidRequest(f"{param} is nested too deeply.", param) from None
+
+
+def _check_numbers(value: Any, literal: bool, param: str) -> None:
+    """Refuse numbers under `const` and `enum` that llguidance would write with other last digits."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_numbers(item, literal or key in ("const", "enum"), param)
+    elif isinstance(value, list):
+        for item in value:
+            _check_numbers(item, literal, param)
+    elif literal and isinstance(value, int | float) and not isinstance(value, bool):
+        text = repr(value).lstrip("-")
+        if "e" in text or len(text.replace(".", "")) > _DIGITS:
+            raise UnsupportedField(
+                f"{param} has the number {value!r} as const or in an enum; up to {_DIGITS} digits and no exponent can "
+                "be written exactly.",
+                param,
+            )
 
 
 def choice_text(choices: Sequence[str], *, param: str) -> str:

@@ -14,6 +14,7 @@ import pytest
 from befit.api.app import create_app
 from befit.api.chat_messages import plain_messages
 from befit.config import EngineConfig
+from befit.engine.grammar import Grammars
 from befit.engine.observe import EngineStats
 from befit.engine.outputs import Delta, TokenLogprob
 from befit.sampling import SamplingParams
@@ -100,7 +101,9 @@ class FakeEngine:
             speculation="off",
             draft=None,
         )
-        self.model = SimpleNamespace(name="fake", tokenizer=ByteTokenizer(), config=config, metadata={})
+        tokenizer = ByteTokenizer()
+        grammars = Grammars(tokenizer, tokenizer.vocab_size)
+        self.model = SimpleNamespace(name="fake", tokenizer=tokenizer, config=config, metadata={}, grammars=grammars)
 
     def stats(self) -> EngineStats:
         return EngineStats(

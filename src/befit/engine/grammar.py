@@ -35,6 +35,7 @@ _LIMITS = {
     "verbose_errors": False,
 }
 _GBNF_CHARACTERS = 1 << 15  # the translator takes time in proportion to the square
+_UNSUPPORTED = ("Unimplemented", "not supported", "only supported", "Unknown format")  # in llguidance's messages
 _MESSAGE = 300  # characters of llguidance's message that a client gets
 
 
@@ -96,11 +97,10 @@ class Grammars:
         limits: LLParserLimits = LLParserLimits(**_LIMITS)  # type: ignore[arg-type]
         matcher = LLMatcher(tree, _source(structure), log_level=0, limits=limits)
         # The first mask shows most of what is only found out when a grammar is used.
-        mask = b"" if matcher.is_error() else matcher.compute_bitmask()
+        if not matcher.is_error():
+            matcher.compute_bitmask()
         if matcher.is_error():
             raise _refusal(structure, matcher.get_error())
-        if not any(mask):
-            raise InvalidRequest(f"{structure.param} allows no output at all.", structure.param)
         return matcher
 
     def _vocabulary(self) -> LLTokenizer:
@@ -109,19 +109,21 @@ class Grammars:
 
             if not self._tokenizer.eos_ids:
                 raise UnsupportedField("The model has no end-of-sequence token, so no structure can end its output.")
-            wrapper: Any = TokenizerWrapper(_Words(self._tokenizer))
-            self._tree = LLTokenizer(wrapper, n_vocab=self._vocab_size, eos_token=sorted(self._tokenizer.eos_ids))
+            wrapper: Any = TokenizerWrapper(_Words(self._tokenizer, self._vocab_size))
+            self._tree = LLTokenizer(wrapper, eos_token=sorted(self._tokenizer.eos_ids))
         return self._tree
 
 
 class _Words:
-    """A tokeniser as llguidance wants it: all tokens' bytes, and which of them are control tokens."""
+    """A tokeniser as llguidance wants it: all tokens' bytes, none for those that pad the vocabulary, and which of them
+    are control tokens."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         ids = range(tokenizer.vocab_size)
         self.eos_token_id = min(tokenizer.eos_ids)
         self.bos_token_id = tokenizer.bos_id
         self.tokens = [tokenizer.token_bytes(token, skip_special=False) for token in ids]
+        self.tokens += [b""] * (vocab_size - len(self.tokens))
         self.special_token_ids = [token for token in ids if tokenizer.is_special(token)]
         self._tokenizer = tokenizer
 
@@ -249,7 +251,9 @@ def _source(structure: Structure) -> str:
 
 def _refusal(structure: Structure, message: str) -> InvalidRequest:
     """llguidance's message as an error of the request."""
-    message = message.split("\n<non-verbose/>")[0].strip()
+    message = " ".join(message.split("\n<non-verbose/>")[0].split())
+    if message == "NoExtensionBias":
+        message = "it leads to where nothing is allowed"
     message = message if len(message) <= _MESSAGE else message[:_MESSAGE] + "…"
-    kind = UnsupportedField if "Unimplemented keys" in message or "not supported" in message else InvalidRequest
+    kind = UnsupportedField if any(sign in message for sign in _UNSUPPORTED) else InvalidRequest
     return kind(f"{structure.param} cannot be used: {message or 'it reached a limit of the parser'}.", structure.param)

@@ -1,7 +1,8 @@
 """How each model family writes tool calls: how to read them, how to force them, and how to tell a model about them.
 
 The formats are those of the families' own chat templates and documentation:
-hermes    Hermes 2 Pro, Qwen2.5, Qwen3, SmolLM: `<tool_call>\\n{"name": …, "arguments": {…}}\\n</tool_call>` a call
+hermes    Hermes 2 Pro, Qwen2.5, Qwen3, SmolLM: `<tool_call>\\n{"name": …, "arguments": {…}}\\n</tool_call>` a call; also
+          understood without the markers, as `json`
 llama3    Llama 3.1 to 3.3, JSON: `{"name": …, "parameters": {…}}` is the message, perhaps after `<|python_tag|>`
 pythonic  Llama 3.2 (small) and 4: `[f(a=1), g()]` is the message
 mistral   `[TOOL_CALLS][{"name": …, "arguments": {…}}]`, or `[TOOL_CALLS]name[ARGS]{…}` (tokeniser version 11 and later)
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from befit.api.tools.json_calls import JsonCalls
-from befit.api.tools.parsers import DeepSeekCalls, MarkedParser, NamedCall, WholeParser
+from befit.api.tools.parsers import DeepSeekCalls, EitherParser, MarkedParser, NamedCall, WholeParser
 from befit.api.tools.pieces import Numbering, ToolParser
 from befit.structure import schema_text
 from befit.tokenizer.base import Tokenizer
@@ -122,7 +123,8 @@ def _hermes(tools: Collection[str], numbering: Numbering) -> ToolParser:
     def body() -> JsonCalls:
         return JsonCalls(numbering, opening="<tool_call>", closing="</tool_call>", known=None)
 
-    return MarkedParser("<tool_call>", body)
+    whole = WholeParser(tools, numbering, openings=("```json\n", "```\n"))
+    return EitherParser(whole, MarkedParser("<tool_call>", body))
 
 
 def _mistral(tools: Collection[str], numbering: Numbering) -> ToolParser:

@@ -65,33 +65,41 @@ class WholeParser:
         self._openings = openings
         self._python = python
         self._held = ""
-        self._text = False
+        self._text = self._ended = False
         self._body: Body | None = None
 
     def push(self, text: str) -> list[Piece]:
         """See `ToolParser`."""
-        if self._text:
-            return [text] if text else []
-        pieces: list[Piece] = []
-        if self._body is None:
+        if self._ended:
+            return self._behind(text)
+        if self._body is None and not self._text:
             self._held += text
             text = self._begin()
-            if self._body is None:
-                return [text] if text else []
-        more, rest = self._body.push(text)
-        pieces += more
-        if rest is not None:
-            self._text, self._body = True, None
-            if rest.strip("`\n\r\t ;]"):  # more than the end of a fence
-                pieces.append(rest)
-        return pieces
+        if self._body is None:
+            return [text] if text else []
+        pieces, rest = self._body.push(text)
+        if rest is None:
+            return pieces
+        self._body = None
+        self._text = self._numbering.count == 0
+        self._ended = not self._text
+        return pieces + (self._behind(rest) if self._ended else [rest] if rest else [])
 
     def finish(self) -> list[Piece]:
         """See `ToolParser`."""
         if self._body is not None:
             return self._body.finish()
-        held, self._held = self._held, ""
+        held, self._held = "" if self._ended else self._held, ""
         return [held] if held else []
+
+    def _behind(self, text: str) -> list[Piece]:
+        """Behind calls, the end of a fence belongs to them; other text is text."""
+        text, self._held = self._held + text, ""
+        if text.strip("`\n\r\t ;"):
+            self._ended, self._text = False, True
+            return [text]
+        self._held = text
+        return []
 
     def _begin(self) -> str:
         """Decide what the message is, if that can be told: sets the body or `_text`; what is for either of them."""

@@ -49,7 +49,8 @@ def tool_use(tools: list[dict[str, Any]] | None, choice: Any, parallel: bool | N
             raise InvalidRequest(f"tool_choice names {name!r}, which is none of the tools.", "tool_choice")
     chosen = tuple(by_name[name] for name in names) if names else checked
     raw = [{**tool, "type": "function"} for tool in tools]
-    return ToolUse(raw, checked, chosen, "required" if mode == "required" else "auto", parallel is not False)
+    several = parallel is not False and names is None  # one named tool is one call
+    return ToolUse(raw, checked, chosen, "required" if mode == "required" else "auto", several)
 
 
 def _choice(choice: Any) -> tuple[Literal["none", "auto", "required"], list[str] | None]:
