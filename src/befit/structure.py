@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,7 +17,12 @@ WHITESPACE = r" |\n[ \t]{0,40}"
 """Between the tokens of JSON: a space, or a line break and an indentation. Without a bound, small models go on with
 whitespace for ever where JSON allows it."""
 
+MAX_REPEATED = 100_000
+"""Characters of a regular expression when its counted repetitions are written out, one after another."""
+
 _DIGITS = 15  # that any parser keeps of a decimal number
+_REGEX_IN_LARK = re.compile(r"/((?:\\.|[^/\\\n])+)/")
+_REPETITION = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,11 @@ class Structure:
             raise InvalidRequest(
                 f"{self.param} has {len(self.text)} characters; a structure may have {most}.", self.param
             )
+        if self.kind == "regex":
+            _check_regex(self.text, self.param)
+        elif self.kind == "grammar":
+            for found in _REGEX_IN_LARK.finditer(self.text):
+                _check_regex(found[1], self.param)
 
 
 def schema_text(schema: Any, *, lenient: bool = False, whitespace: str | None = None, param: str) -> str:
@@ -70,20 +81,23 @@ def schema_text(schema: Any, *, lenient: bool = False, whitespace: str | None = 
     if lenient:
         options["lenient"] = True
     try:
-        _check_numbers(schema, False, param)
+        _check_schema(schema, False, param)
         return json.dumps({**schema, "x-guidance": options})
     except RecursionError:
         raise InvalidRequest(f"{param} is nested too deeply.", param) from None
 
 
-def _check_numbers(value: Any, literal: bool, param: str) -> None:
-    """Refuse numbers under `const` and `enum` that llguidance would write with other last digits."""
+def _check_schema(value: Any, literal: bool, param: str) -> None:
+    """Refuse numbers under `const` and `enum` that llguidance would write with other last digits, and patterns that
+    repeat too much."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            _check_numbers(item, literal or key in ("const", "enum"), param)
+            if key == "pattern" and isinstance(item, str) and not literal:
+                _check_regex(item, param)
+            _check_schema(item, literal or key in ("const", "enum"), param)
     elif isinstance(value, list):
         for item in value:
-            _check_numbers(item, literal, param)
+            _check_schema(item, literal, param)
     elif literal and isinstance(value, int | float) and not isinstance(value, bool):
         text = repr(value).lstrip("-")
         if "e" in text or len(text.replace(".", "")) > _DIGITS:
@@ -99,3 +113,35 @@ def choice_text(choices: Sequence[str], *, param: str) -> str:
     if not isinstance(choices, list | tuple) or not choices or not all(isinstance(one, str) and one for one in choices):
         raise InvalidRequest(f"{param} must be a list of strings, none of them empty.", param)
     return "start: " + " | ".join(json.dumps(one) for one in choices)
+
+
+def _check_regex(pattern: str, param: str) -> None:
+    """Refuse a regular expression whose repetitions multiply: `((a{1000}){1000}){1000}` is short and takes seconds."""
+    sizes = [0]  # of the groups that are open, written out
+    last = 0  # of what a repetition behind it would repeat
+    at, inside_class = 0, False
+    while at < len(pattern):
+        char = pattern[at]
+        step = 2 if char == "\\" else 1
+        repetition = _REPETITION.match(pattern, at) if char == "{" and not inside_class else None
+        if repetition is not None:
+            most = int(repetition[2] or repetition[1])
+            sizes[-1] += last * max(most - 1, 0)
+            last *= most
+            step = repetition.end() - at
+        elif char == "(" and not inside_class:
+            sizes.append(0)
+        elif char == ")" and not inside_class and len(sizes) > 1:
+            last = sizes.pop()
+            sizes[-1] += last
+        else:
+            inside_class = char == "[" or (inside_class and char != "]")
+            last = 1
+            sizes[-1] += 1
+        at += step
+        if sizes[-1] > MAX_REPEATED:
+            raise InvalidRequest(
+                f"{param} has a regular expression that is over {MAX_REPEATED} characters with its repetitions written "
+                "out; repeat less.",
+                param,
+            )

@@ -9,11 +9,15 @@ import pytest
 from befit.structure import Structure
 
 MESSAGES = [{"role": "user", "content": "hi"}]
+PARAMETERS = {"type": "object", "properties": {"x": {"type": "integer"}}}
 TOOLS = [
-    {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}},
+    {"type": "function", "function": {"name": "f", "parameters": PARAMETERS}},
     {"type": "function", "function": {"name": "g"}},
-]  # fmt: skip
-CALLS = '<tool_call>\n{"name": "f", "arguments": {"x": 12}}\n</tool_call>\n<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>'
+]
+CALLS = (
+    '<tool_call>\n{"name": "f", "arguments": {"x": 12}}\n</tool_call>\n'
+    '<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>'
+)
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 
@@ -121,7 +125,8 @@ async def test_choice_of_tools_becomes_a_structure(client, engine):
 
 
 async def test_schemas_of_optional_tools_never_fail_a_request(client, engine):
-    broken = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {"enum": []}}, "required": ["x"]}}}  # fmt: skip
+    parameters = {"type": "object", "properties": {"x": {"enum": []}}, "required": ["x"]}
+    broken = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     assert await structure_of(client, engine, tools=[broken]) is None
     assert (await chat(client, tools=[broken], tool_choice="required")).status_code == 400
     broken["function"]["strict"] = True
@@ -134,7 +139,7 @@ async def test_schemas_of_optional_tools_never_fail_a_request(client, engine):
         ({"response_format": {"type": "text"}}, None),
         ({"response_format": {"type": "json_object"}}, "json"),
         ({"response_format": {"type": "json_object", "schema": SCHEMA}}, "json"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": SCHEMA}}}, "json"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"strict": True, "schema": SCHEMA}}}, "json"),
         ({"structured_outputs": {"json": SCHEMA}}, "json"),
         ({"structured_outputs": {"json": json.dumps(SCHEMA), "disable_any_whitespace": True}}, "json"),
         ({"structured_outputs": {"json_object": True, "whitespace_pattern": " ?"}}, "json"),
@@ -162,8 +167,8 @@ async def test_every_way_to_ask_for_a_structure(client, engine, path, fields, ki
     ("fields", "param", "says"),
     [
         ({"response_format": {"type": "xml"}}, "response_format", "xml"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}}, "response_format", "schema is missing"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}}, "response_format", "not"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}}, "response_format", "is missing"),
+        ({"response_format": {"type": "json_schema", "schema": {"not": {}}}}, "response_format", "not"),
         ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs", "structural_tag"),
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs", "choice and regex"),
         ({"guided_json": "{", "temperature": 0}, "guided_json", "JSON"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from random import Random
+from types import SimpleNamespace
 
 import jsonschema
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -238,12 +240,11 @@ HOSTILE = {
         {"allOf": [{"anyOf": [{"properties": {f"{c}{i}": {}}} for c in "ab"]} for i in range(16)], "type": "object"}
     ),
     "enum": json_structure({"enum": [f"some long value {i}" for i in range(30000)]}),
-    "repetition": Structure("regex", "((((a{1000}){1000}){1000}){1000}){1000}"),
     "optional": Structure("regex", "(a?){300}a{300}"),
     "backtracking": Structure("regex", "((a+)+)+$"),
     "states": Structure("regex", "(.*a.{20}){5}"),
     "parentheses": Structure("regex", "(" * 30000 + ")" * 30000),
-    "rules": Structure("grammar", "start: r0\n" + "\n".join(f"r{i}: r{i + 1} r{i + 1}" for i in range(40)) + '\nr40: "a"'),
+    "rules": Structure("grammar", "start: r0\n" + "".join(f"r{i}: r{i + 1} r{i + 1}\n" for i in range(40)) + 'r40: "a"'),
     "ambiguous": Structure("grammar", 'start: a*\na: b*\nb: "x"* | a b'),
     "gbnf": Structure("grammar", "root ::= " + "(" * 10000 + '"a"' + ")" * 10000),
     "long gbnf": Structure("grammar", "root ::= " + '"a" ' * 10000),
@@ -261,6 +262,39 @@ def test_hostile_structures_end_soon_and_hurt_nobody(reference: LoadedModel, nam
     assert hurt.finish_reason in ("stop", "length", "error")
     assert hurt.error is None or isinstance(hurt.error, InvalidRequest)
     assert free.token_ids == outputs(reference, neighbour)[0].token_ids
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits"),
+    [
+        ("((a{1000}){1000}){1000}", False),
+        ("(a{300}|b{300}){300}", False),
+        ("x{99999999}", False),
+        (r"\({60}[{(]{5,}\d{3}-(?:ab){2,40}", True),
+        ("a{50000}b{40000}", True),
+        ("((a{100}){100}){11}", False),
+    ],
+)
+def test_repetitions_that_multiply_are_refused(pattern: str, fits: bool) -> None:
+    for make in (
+        lambda: Structure("regex", pattern),
+        lambda: json_structure({"items": {"pattern": pattern}}),
+        lambda: Structure("grammar", f"start: A+\nA: /{pattern}/"),
+    ):
+        if fits:
+            make()
+        else:
+            with pytest.raises(InvalidRequest, match="repeat less"):
+                make()
+
+
+def test_a_mask_that_takes_too_long_fails_its_request_alone(reference: LoadedModel) -> None:
+    slow = reference.grammars.start(Structure("regex", "a*"))
+    slow._matcher = SimpleNamespace(
+        unsafe_compute_mask_ptr=lambda address, size: sum(range(8_000_000)), is_error=lambda: False
+    )
+    with pytest.raises(InvalidRequest, match="too long"):
+        slow.fill(np.zeros((1, 10), np.uint32), [])
 
 
 @pytest.mark.parametrize(("kind", "most"), [("json", 1 << 20), ("regex", 1 << 16), ("grammar", 1 << 20)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ _LIMITS = {
     "max_lexer_states": 100_000,  # about 25 MB
     "verbose_errors": False,
 }
+_COMPILE_SECONDS = 2.0
+_MASK_SECONDS = 0.1  # others in the batch wait for it
 _GBNF_CHARACTERS = 1 << 15  # the translator takes time in proportion to the square
 _UNSUPPORTED = ("Unimplemented", "not supported", "only supported", "Unknown format")  # in llguidance's messages
 _MESSAGE = 300  # characters of llguidance's message that a client gets
@@ -94,6 +97,7 @@ class Grammars:
         from llguidance import LLMatcher, LLParserLimits
 
         tree = self._vocabulary()
+        begin = time.thread_time()
         limits: LLParserLimits = LLParserLimits(**_LIMITS)  # type: ignore[arg-type]
         matcher = LLMatcher(tree, _source(structure), log_level=0, limits=limits)
         # The first mask shows most of what is only found out when a grammar is used.
@@ -101,6 +105,7 @@ class Grammars:
             matcher.compute_bitmask()
         if matcher.is_error():
             raise _refusal(structure, matcher.get_error())
+        _check_time(structure, time.thread_time() - begin, _COMPILE_SECONDS)
         return matcher
 
     def _vocabulary(self) -> LLTokenizer:
@@ -185,9 +190,10 @@ class Grammar:
     def fill(self, masks: U32, drafts: list[int]) -> None:
         """Write the masks of the next token and of what follows each draft: [1 + len(drafts), words], zeroed before.
 
-        When a limit is reached, `error` is set and the masks from there on stay zero: nothing is allowed.
+        When a limit is reached, `error` is set and the masks are left zero: nothing is allowed. InvalidRequest when
+        it took so long that others should not have to wait for it again.
         """
-        matcher, done = self._matcher, 0
+        matcher, done, begin = self._matcher, 0, time.thread_time()
         address, width = masks.ctypes.data, masks.strides[0]
         for at in range(len(masks)):
             if at:
@@ -207,6 +213,7 @@ class Grammar:
             masks[:] = 0
         elif done:
             matcher.rollback(done)
+        _check_time(self._structure, time.thread_time() - begin, _MASK_SECONDS * len(masks))
 
     def _look_for_marker(self, token: int) -> None:
         text = self._tail + self._bytes(token, skip_special=False)
@@ -220,6 +227,15 @@ class Grammar:
         # freely: it cannot be taken back.
         beyond = self._tree.tokenize_bytes(rest) if rest else []
         self._free = self._matcher.try_consume_tokens(beyond) < len(beyond) or self._matcher.is_stopped()
+
+
+def _check_time(structure: Structure, seconds: float, most: float) -> None:
+    """The parser's own limits bound what it does, though not well how long that takes."""
+    if seconds > most:
+        raise InvalidRequest(
+            f"{structure.param} takes too long: {seconds:.2f} s of computing, {most:g} s are allowed. Simplify it.",
+            structure.param,
+        )
 
 
 def _key(structure: Structure) -> tuple[str, str]:

@@ -60,3 +60,4 @@ def _fill(bits: U32, work: list[tuple[Grammar, int, list[int]]]) -> None:
             grammar.fill(bits[first : first + 1 + len(drafts)], drafts)
         except Exception as error:  # its rows stay zero: nothing is allowed, and that request fails
             grammar.error = error
+            bits[first : first + 1 + len(drafts)] = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,12 +29,18 @@ F = '{"name": "f", "arguments": {"x": 1}}'
 P = '{"name": "f", "parameters": {"x": 1}}'
 G = '{"name": "g", "arguments": {}}'
 FX = ("f", '{"x": 1}')
+GX = ("g", "{}")
 DS = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>"
+
+
+def fenced(name: str, arguments: str) -> str:
+    return f"function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>"
+
 
 WRITTEN = [
     ("hermes", f"<tool_call>\n{F}\n</tool_call>", "", [FX]),
-    ("hermes", f"Let me see.\n\n<tool_call>\n{F}\n</tool_call>\n<tool_call>\n{G}\n</tool_call>", "Let me see.", [FX, ("g", "{}")]),
-    ("hermes", f"<tool_call>[{F}, {G}]</tool_call>", "", [FX, ("g", "{}")]),
+    ("hermes", f"Let me.\n\n<tool_call>\n{F}\n</tool_call>\n<tool_call>\n{G}\n</tool_call>", "Let me.", [FX, GX]),
+    ("hermes", f"<tool_call>[{F}, {G}]</tool_call>", "", [FX, GX]),
     ("hermes", f"<tool_call>{F}", "", [FX]),
     ("hermes", f"<tool_call>\n{F}}}\n</tool_call>", "", [FX]),
     ("hermes", f"<tool_call>{F}</tool_call> done", " done", [FX]),
@@ -44,41 +49,41 @@ WRITTEN = [
     ("hermes", '<tool_call>{"nom": 1}</tool_call>', '<tool_call>{"nom": 1}</tool_call>', []),
     ("hermes", "<tool_call></tool_call>", "<tool_call></tool_call>", []),
     ("hermes", f"```json\n{F}\n```", "", [FX]),
-    ("hermes", f"{F}\n{G}", "", [FX, ("g", "{}")]),
+    ("hermes", f"{F}\n{G}", "", [FX, GX]),
     ("hermes", '{"name": "Bob", "age": 3}', '{"name": "Bob", "age": 3}', []),
     ("hermes", '```json\n{"name": "Bob"}\n```', '```json\n{"name": "Bob"}\n```', []),
     ("hermes", "  plain\ntext \n", "  plain\ntext \n", []),
-    ("hermes", '<tool_call>{"arguments": {"x": [1, {"y": "}"}]}, "name": "f"}</tool_call>', "", [("f", '{"x": [1, {"y": "}"}]}')]),
+    ("hermes", '<tool_call>{"arguments": {"x": [{"y": "}"}]}, "name": "f"}', "", [("f", '{"x": [{"y": "}"}]}')]),
     ("hermes", '<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>', "", [FX]),
     ("hermes", '<tool_call>{"name": "f", "arguments": null}</tool_call>', "", [("f", "{}")]),
     ("hermes", '<tool_call>{"name": "f"}</tool_call>', "", [("f", "{}")]),
-    ("hermes", '<tool_call>{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}</tool_call>', "", [FX]),
-    ("hermes", '<tool_call>{"name": "f", "arguments": {"x": "a\\"}</tool_call>"}}', "", [("f", '{"x": "a\\"}</tool_call>"}')]),
+    ("hermes", f'<tool_call>{{"type": "function", "function": {F}}}</tool_call>', "", [FX]),
+    ("hermes", '<tool_call>{"name": "f", "arguments": {"x": "\\"}</tool"}}', "", [("f", '{"x": "\\"}</tool"}')]),
     ("llama3", P, "", [FX]),
     ("llama3", f"<|python_tag|>{P}", "", [FX]),
     ("llama3", f'{{"type": "function", "name": "f", "parameters": {{"x": 1}}}}; {P}', "", [FX, FX]),
     ("llama3", '{"name": "Bob"}', '{"name": "Bob"}', []),
     ("llama3", "{}", "{}", []),
     ("llama3", "Hello {name}", "Hello {name}", []),
-    ("pythonic", '[f(x=1), g(s="a, (b", l=[1, None, {"k": True}])]', "", [FX, ("g", '{"s": "a, (b", "l": [1, null, {"k": true}]}')]),
+    ("pythonic", '[f(x=1), g(s="(", l=[None, {"k": True}])]', "", [FX, ("g", '{"s": "(", "l": [null, {"k": true}]}')]),
     ("pythonic", "[f(x=-1.5)]", "", [("f", '{"x": -1.5}')]),
     ("pythonic", "[1, 2, 3]", "[1, 2, 3]", []),
     ("pythonic", "[f(__import__('os'))]", "[f(__import__('os'))]", []),
     ("pythonic", "[f(x=open('a'))] is", "[f(x=open('a'))] is", []),
     ("pythonic", "print(3) writes 3", "print(3) writes 3", []),
     ("pythonic", "f", "f", []),
-    ("mistral", f"[TOOL_CALLS][{F}, {G}]", "", [FX, ("g", "{}")]),
+    ("mistral", f"[TOOL_CALLS][{F}, {G}]", "", [FX, GX]),
     ("mistral", f"[TOOL_CALLS] [{F}]", "", [FX]),
-    ("mistral", '[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]g[ARGS]{}', "", [FX, ("g", "{}")]),
+    ("mistral", '[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]g[ARGS]{}', "", [FX, GX]),
     ("mistral", '[TOOL_CALLS]f[CALL_ID]123456789[ARGS]{"x": 1}', "", [FX]),
     ("mistral", "[1, 2] [TOOL", "[1, 2] [TOOL", []),
-    ("deepseek", f'{DS}function<｜tool▁sep｜>f\n```json\n{{"x": 1}}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>g\n```json\n{{}}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>', "", [FX, ("g", "{}")]),
+    ("deepseek", f'{DS}{fenced("f", FX[1])}\n{DS[20:]}{fenced("g", "{}")}<｜tool▁calls▁end｜>', "", [FX, GX]),
     ("deepseek", f'Well.{DS}f<｜tool▁sep｜>{{"x": 1}}<｜tool▁call▁end｜><｜tool▁calls▁end｜>', "Well.", [FX]),
     ("gemma", f"```json\n{P}\n```", "", [FX]),
     ("gemma", "```tool_code\nf(x=1)\n```", "", [FX]),
     ("gemma", "```python\nprint(1)\n```", "```python\nprint(1)\n```", []),
     ("json", F, "", [FX]),
-    ("json", f"[{F}, {G}]", "", [FX, ("g", "{}")]),
+    ("json", f"[{F}, {G}]", "", [FX, GX]),
     ("json", "[1]", "[1]", []),
 ]  # fmt: skip
 
@@ -118,9 +123,13 @@ def test_pieces_make_no_difference(case: tuple[str, str, str, list[Any]], cuts: 
 names = st.sampled_from(["f", "g"])
 arguments = st.dictionaries(
     st.text(max_size=5),
-    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=5),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=5,
+    ),
     max_size=3,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -135,7 +144,8 @@ def test_calls_are_read_as_they_are_written(form: str, calls: list[tuple[str, di
     assert read(FORMATS[form], [text[at : at + step] for at in range(0, len(text), step)]) == ("", written)
 
 
-MARKS = ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", DS, "<｜tool▁sep｜>", "{", "}", '"name"', ":", '"f"', "[", "]", "f(", ")", "```json\n", " ", "x", ","]  # fmt: skip
+MARKS = ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", DS, "<｜tool▁sep｜>", '"name"', '"f"', "f(", "```json\n"]
+MARKS += list("{}[]):, x")
 
 
 @settings(max_examples=500, deadline=None)
@@ -187,4 +197,4 @@ def test_calls_behind_thoughts() -> None:
     parser = MessageParser(ReasoningSplitter(THINK, opened=False), formats.HERMES.read({"f"}))
     message = parser.whole(f"<think>I call <tool_call></think>\n<tool_call>{F}</tool_call>")
     assert (message.reasoning, message.text) == ("I call <tool_call>", "")
-    assert SimpleNamespace(**{"calls": [(call.name, call.arguments) for call in message.calls]}).calls == [FX]
+    assert [(call.name, call.arguments) for call in message.calls] == [FX]

@@ -203,7 +203,8 @@ def test_a_template_without_tools_is_told_in_the_system_message() -> None:
     assert '{"name": "weather", "description": "of a city", "parameters"' in system["content"]
     assert "<tool_call>\n" in system["content"]
     assert user == messages[1]
-    assert assistant == {"role": "assistant", "content": '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>'}  # fmt: skip
+    written = '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>'
+    assert assistant == {"role": "assistant", "content": written}
     assert result == {"role": "user", "content": "<tool_response>\nrain\n</tool_response>"}
     alone, _ = made.messages(messages[1:2], use)
     assert [message["role"] for message in alone] == ["system", "user"]

@@ -1,4 +1,4 @@
-"""Rows that are confined to some tokens sample only those, in both backends alike, and wait for masks that come late."""
+"""Rows that are confined to some tokens sample only those, in both backends alike, and wait for late masks."""
 
 from __future__ import annotations
 

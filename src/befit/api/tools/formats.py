@@ -1,8 +1,8 @@
 """How each model family writes tool calls: how to read them, how to force them, and how to tell a model about them.
 
 The formats are those of the families' own chat templates and documentation:
-hermes    Hermes 2 Pro, Qwen2.5, Qwen3, SmolLM: `<tool_call>\\n{"name": …, "arguments": {…}}\\n</tool_call>` a call; also
-          understood without the markers, as `json`
+hermes    Hermes 2 Pro, Qwen2.5, Qwen3, SmolLM: `<tool_call>\\n{"name": …, "arguments": {…}}\\n</tool_call>` a call;
+          also understood without the markers, as `json`
 llama3    Llama 3.1 to 3.3, JSON: `{"name": …, "parameters": {…}}` is the message, perhaps after `<|python_tag|>`
 pythonic  Llama 3.2 (small) and 4: `[f(a=1), g()]` is the message
 mistral   `[TOOL_CALLS][{"name": …, "arguments": {…}}]`, or `[TOOL_CALLS]name[ARGS]{…}` (tokeniser version 11 and later)
