@@ -233,6 +233,7 @@ def test_what_cannot_be_used_is_refused(
     assert raised.value.param == structure.param
 
 
+DOUBLING = "".join(f"r{i}: r{i + 1} r{i + 1}\n" for i in range(40))
 HOSTILE = {
     "nested": Structure("json", '{"type":"array","items":' * 5000 + "{}" + "}" * 5000),
     "references": json_structure({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}),
@@ -244,7 +245,7 @@ HOSTILE = {
     "backtracking": Structure("regex", "((a+)+)+$"),
     "states": Structure("regex", "(.*a.{20}){5}"),
     "parentheses": Structure("regex", "(" * 30000 + ")" * 30000),
-    "rules": Structure("grammar", "start: r0\n" + "".join(f"r{i}: r{i + 1} r{i + 1}\n" for i in range(40)) + 'r40: "a"'),
+    "rules": Structure("grammar", f"start: r0\n{DOUBLING}r40: \"a\""),
     "ambiguous": Structure("grammar", 'start: a*\na: b*\nb: "x"* | a b'),
     "gbnf": Structure("grammar", "root ::= " + "(" * 10000 + '"a"' + ")" * 10000),
     "long gbnf": Structure("grammar", "root ::= " + '"a" ' * 10000),
