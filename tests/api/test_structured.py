@@ -157,7 +157,8 @@ async def test_schemas_of_optional_tools_never_fail_a_request(client, engine):
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 async def test_every_way_to_ask_for_a_structure(client, engine, path, fields, kind):
-    response = await client.post(path, json={"messages": MESSAGES, "prompt": "x", **fields})
+    asked = {"messages": MESSAGES} if "chat" in path else {"prompt": "x"}
+    response = await client.post(path, json={**asked, **fields})
     assert response.status_code == 200, response.text
     structure = engine.seen[-1][1].structure
     assert (structure and structure.kind) == kind
@@ -226,3 +227,16 @@ async def test_structures_begin_behind_the_thoughts(client, engine, thinking):
     assert (structure.kind, structure.opening, structure.after) == ("regex", "", "</think>")
     structure = await structure_of(client, engine, tools=TOOLS)
     assert structure.after == "<tool_call>"
+
+
+async def test_responses_take_a_format_for_their_text(client, engine):
+    form = {"type": "json_schema", "name": "n", "strict": True, "schema": SCHEMA}
+    response = await client.post("/v1/responses", json={"input": "hi", "text": {"format": form}})
+    assert response.status_code == 200, response.text
+    assert response.json()["text"]["format"] == form
+    assert engine.seen[-1][1].structure.kind == "json"
+    refused = await client.post(
+        "/v1/responses", json={"input": "hi", "text": {"format": {**form, "schema": {"not": {}}}}}
+    )
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "text"

@@ -56,7 +56,6 @@ def byte_model(backend: str = "reference", **changes: Any) -> LoadedModel:
         "n_blocks": 256,
         "threads": 2,
         "backend": backend,
-        "activation_bits": 12,
         "prefix_cache": True,
         "max_queue": 100,
         "speculation": "off",

@@ -12,9 +12,11 @@ from starlette.types import Receive
 from befit.engine.outputs import CompletionOutput, Delta, TokenLogprob
 from befit.errors import ContextExceeded, EngineDead, InvalidRequest, RequestFailed
 from befit.sampling import SamplingParams
+from befit.structure import Structure
 
 if TYPE_CHECKING:
     from befit.engine.async_engine import AsyncEngine
+    from befit.engine.pooling import Pooling
     from befit.tokenizer.base import Tokenizer
 
 T = TypeVar("T")
@@ -93,13 +95,26 @@ class Deltas:
             await source.aclose()
 
 
-async def submit(engine: AsyncEngine, jobs: list[Job], *, priority: int = 0, cache_salt: str = "") -> Deltas:
-    """Hand every job to the engine; returns once all are admitted, before their first token. The caller closes it."""
-    deltas = Deltas(
-        [engine.generate(job.prompt_ids, job.params, priority=priority, cache_salt=cache_salt) for job in jobs]
-    )
+async def submit(
+    engine: AsyncEngine, jobs: list[Job], *, priority: int = 0, cache_salt: str = "", pooling: Pooling | None = None
+) -> Deltas:
+    """Hand every job to the engine; returns once all are admitted, before their first token. The caller closes it.
+
+    pooling: the jobs are for embeddings.
+    """
+    options: dict[str, Any] = {"priority": priority, "cache_salt": cache_salt}
+    if pooling is not None:
+        options["pooling"] = pooling
+    for structure in {job.params.structure for job in jobs if job.params.structure is not None}:
+        await prepare(engine, structure)
+    deltas = Deltas([engine.generate(job.prompt_ids, job.params, **options) for job in jobs])
     await deltas.admitted()
     return deltas
+
+
+async def prepare(engine: AsyncEngine, structure: Structure) -> None:
+    """Compile the structure, apart from the event loop. Raises InvalidRequest or UnsupportedField if it is no good."""
+    await asyncio.wrap_future(engine.model.grammars.prepare(structure))
 
 
 _Items: TypeAlias = AsyncGenerator[tuple[int, Delta], None]

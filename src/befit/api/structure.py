@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from befit.api.reasoning import ReasoningFormat
 from befit.errors import InvalidRequest, UnsupportedField
 from befit.structure import Structure, choice_text, schema_text
-
-if TYPE_CHECKING:
-    from befit.engine.async_engine import AsyncEngine
 
 _OBJECT: Mapping[str, Any] = {"type": "object"}
 FIELDS = (
@@ -111,8 +107,3 @@ def behind_reasoning(structure: Structure, reasoning: ReasoningFormat, *, opened
     # Between thoughts and answer these models write an empty line.
     text = f"%llguidance {{}}\nstart: /\\n{{0,2}}/ answer\nanswer: %json {structure.text}"
     return replace(structure, kind="grammar", text=text, after=reasoning.closing, opening=opening)
-
-
-async def prepare(engine: AsyncEngine, structure: Structure) -> None:
-    """Compile the structure, apart from the event loop. Raises InvalidRequest or UnsupportedField if it is no good."""
-    await asyncio.wrap_future(engine.model.grammars.prepare(structure))

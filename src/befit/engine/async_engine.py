@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from befit.engine.core import Engine, Event
 from befit.engine.observe import EngineObserver, EngineStats
 from befit.engine.outputs import Delta
+from befit.engine.pooling import Pooling
 from befit.engine.request import Request, build_request
 from befit.errors import BefitError, EngineDead, InvalidRequest, Overloaded
 from befit.sampling import SamplingParams
@@ -86,15 +87,22 @@ class AsyncEngine:
         request_id: str | None = None,
         priority: int = 0,
         cache_salt: str = "",
+        pooling: Pooling | None = None,
     ) -> abc.AsyncGenerator[Delta, None]:
-        """Continue a prompt; ends after every continuation's delta with a finish_reason.
+        """Continue a prompt, or pool its hidden states; ends after every continuation's delta with a finish_reason.
 
         The first `__anext__` raises InvalidRequest, ContextExceeded, Overloaded or EngineDead. Later errors come as a
         delta with `error`. Closing or cancelling the iterator aborts the request.
         """
         self._check_open()
         request = build_request(
-            self.model, prompt_ids, params, request_id=request_id, priority=priority, cache_salt=cache_salt
+            self.model,
+            prompt_ids,
+            params,
+            request_id=request_id,
+            priority=priority,
+            cache_salt=cache_salt,
+            pooling=pooling,
         )
         if request.id in self._streams:
             raise InvalidRequest(

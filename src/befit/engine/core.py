@@ -11,11 +11,14 @@ import time
 from collections import abc
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from befit.backends.base import NON_FINITE, OK, StepResult
 from befit.engine.batch import BatchBuilder, Packed
 from befit.engine.masks import MaskFiller
 from befit.engine.observe import EngineObserver, EngineStats, GuardedObserver
 from befit.engine.outputs import Delta, FinishReason, TokenLogprob
+from befit.engine.pooling import Pooling
 from befit.engine.request import Request, Sequence, build_request
 from befit.engine.speculation.draft_model import DraftModel
 from befit.engine.speculation.speculator import Speculator
@@ -77,10 +80,17 @@ class Engine:
         request_id: str | None = None,
         priority: int = 0,
         cache_salt: str = "",
+        pooling: Pooling | None = None,
     ) -> Request:
         """Check a request and queue it. Raises InvalidRequest, ContextExceeded, EngineDead."""
         request = build_request(
-            self.model, prompt_ids, params, request_id=request_id, priority=priority, cache_salt=cache_salt
+            self.model,
+            prompt_ids,
+            params,
+            request_id=request_id,
+            priority=priority,
+            cache_salt=cache_salt,
+            pooling=pooling,
         )
         self.add(request)
         return request
@@ -93,7 +103,7 @@ class Engine:
             raise InvalidRequest(
                 f"request_id {request.id!r} is in use by a running request; choose another.", "request_id"
             )
-        if request.params.prompt_logprobs is not None:
+        if request.params.prompt_logprobs is not None or request.pooling is not None:
             self.scheduler.add(request.sequences[0])  # the others follow when it has scored the prompt
         elif request.params.max_tokens == 0:
             self._idle.append(request)
@@ -173,9 +183,12 @@ class Engine:
         tokens: list[int] = result.tokens.tolist()
         status: list[int] = result.status.tolist()
         gaps: list[float] = []
-        row = 0
-        for (sequence, n), n_scores, n_samples in zip(step, packed.scores, packed.samples, strict=True):
+        row = pooled = 0
+        for (sequence, n), n_scores, n_samples, n_pooled in zip(
+            step, packed.scores, packed.samples, packed.pooled, strict=True
+        ):
             first, row = row, row + n_scores + n_samples
+            first_pooled, pooled = pooled, pooled + n_pooled
             request = sequence.request
             drafted, sequence.drafts = len(sequence.drafts), []
             if sequence.finish_reason is not None:  # a sibling earlier in this step took the request down
@@ -187,6 +200,9 @@ class Engine:
             try:
                 if n_scores:
                     self._score(sequence, tokens, result, first, n_scores)
+                if n_pooled and not self._gather(sequence, result, first_pooled, n_pooled):
+                    self._fail(request, _non_finite(sequence), events)
+                    continue
                 if n_samples:
                     rows = range(first + n_scores, row)
                     produced = self._append(sequence, rows, tokens, status, result, now, gaps, events)
@@ -280,6 +296,14 @@ class Engine:
         scores += [_token_logprob(result, row, tokens[row]) for row in range(first, first + count)]
         sequence.scoring = len(scores) < sequence.n_prompt
 
+    def _gather(self, sequence: Sequence, result: StepResult, first: int, count: int) -> bool:
+        """Add hidden states to the sequence's pool; False when they are not finite."""
+        assert sequence.pool is not None
+        assert result.hidden is not None
+        hidden = result.hidden[first : first + count]
+        sequence.pool.add(hidden)
+        return bool(np.isfinite(hidden).all())
+
     # -- ends -----------------------------------------------------------------------------------------------------
 
     def _emit(self, request: Request, delta: Delta, events: list[Event]) -> None:
@@ -322,9 +346,10 @@ class Engine:
         return events
 
     def _end_scored(self, request: Request, events: list[Event]) -> None:
-        """A request for 0 tokens is over when its prompt is scored."""
+        """A request for 0 tokens is over when its prompt is scored or pooled."""
         for sequence in request.sequences:
-            self._end(sequence, "length", None, Delta(sequence.index, "", []), events)
+            embedding = sequence.pool.result() if sequence.pool is not None else None
+            self._end(sequence, "length", None, Delta(sequence.index, "", [], embedding=embedding), events)
 
     def _fail(self, request: Request, error: Exception, events: list[Event]) -> None:
         """End a request with an error, in all its sequences. Its pages are suspect and not reused."""

@@ -12,6 +12,7 @@ from befit.backends.base import Sampler, SamplerSpec
 from befit.cache.prefix import chain_root
 from befit.engine.detokenize import OutputText
 from befit.engine.outputs import FinishReason, TokenLogprob
+from befit.engine.pooling import Pool, Pooling
 from befit.errors import ContextExceeded, InvalidRequest
 from befit.sampling import SamplingParams
 from befit.sched.task import Task
@@ -31,6 +32,7 @@ class Sequence(Task):
     sampler is the backend's and lives from the first step to the end, preemptions included. produced counts output
     tokens. last_time is when the newest of them came (monotonic seconds). guesses is what speculation knows of it.
     grammar is where it is in the structure that was asked for.
+    pool gathers hidden states when the request is for an embedding.
     """
 
     __slots__ = (
@@ -39,6 +41,7 @@ class Sequence(Task):
         "guesses",
         "index",
         "last_time",
+        "pool",
         "produced",
         "request",
         "sampler",
@@ -54,7 +57,7 @@ class Sequence(Task):
             limit,
             priority=request.priority,
             root=request.root,
-            reuse=not (number == 0 and params.prompt_logprobs is not None),
+            reuse=request.pooling != "mean" and not (number == 0 and params.prompt_logprobs is not None),
             scoring=number == 0 and params.prompt_logprobs is not None,
         )
         self.request = request
@@ -68,6 +71,7 @@ class Sequence(Task):
         self.stop_reason: str | int | None = None
         self.guesses: Guesses | None = None
         self.grammar: Grammar | None = None
+        self.pool = Pool(request.pooling, len(request.prompt_ids)) if request.pooling is not None else None
 
 
 class Request:
@@ -80,6 +84,7 @@ class Request:
         "id",
         "logprobs",
         "params",
+        "pooling",
         "priority",
         "prompt_ids",
         "prompt_logprobs",
@@ -90,13 +95,21 @@ class Request:
     )
 
     def __init__(
-        self, request_id: str, prompt_ids: list[int], params: SamplingParams, *, priority: int, root: bytes
+        self,
+        request_id: str,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        *,
+        priority: int,
+        root: bytes,
+        pooling: Pooling | None = None,
     ) -> None:
         self.id = request_id
         self.prompt_ids = prompt_ids
         self.params = params
         self.priority = priority
         self.root = root
+        self.pooling = pooling
         self.arrival = time.monotonic()
         self.eos_ids: frozenset[int] = frozenset()
         self.end_ids: frozenset[int] = frozenset()
@@ -130,9 +143,11 @@ def build_request(
     request_id: str | None = None,
     priority: int = 0,
     cache_salt: str = "",
+    pooling: Pooling | None = None,
 ) -> Request:
     """Check a request against the model and resolve its sampling rules to token ids.
 
+    pooling: the request is for the prompt's pooled hidden states instead of output; `params` asks for 0 tokens.
     Raises InvalidRequest naming the field, ContextExceeded when prompt and output cannot fit the context. A structure
     that `model.grammars` has not prepared is compiled here, which takes up to seconds.
     """
@@ -141,15 +156,23 @@ def build_request(
     limit = _limit(len(prompt), params, ctx)
     _check_ids("logit_bias", params.logit_bias, vocab)
     _check_ids("stop_token_ids", params.stop_token_ids, vocab)
+    _check_ids("allowed_token_ids", params.allowed_token_ids, vocab)
     request = Request(
         request_id if request_id is not None else os.urandom(12).hex(),
         prompt,
         params,
         priority=priority,
         root=chain_root(model.config.block_size, cache_salt),
+        pooling=pooling,
     )
     request.eos_ids = frozenset() if params.ignore_eos else model.tokenizer.eos_ids
     request.end_ids = request.eos_ids | frozenset(params.stop_token_ids)
+    if params.min_tokens and params.allowed_token_ids and request.end_ids.issuperset(params.allowed_token_ids):
+        raise InvalidRequest(
+            "allowed_token_ids holds only tokens that end the output, and the first "
+            f"{params.min_tokens} (min_tokens) must not; allow others too.",
+            "allowed_token_ids",
+        )
     bad_words = bad_word_ids(params.bad_words, model.tokenizer)
     for number in range(params.n):
         spec = SamplerSpec(
@@ -166,6 +189,7 @@ def build_request(
             bad_words=bad_words,
             min_tokens=params.min_tokens,
             stop_ids=tuple(sorted(request.end_ids)),
+            allowed_ids=tuple(sorted(set(params.allowed_token_ids))),
         )
         text = OutputText(model.tokenizer, params)
         sequence = Sequence(request, number, spec, text, limit)

@@ -20,6 +20,7 @@ from befit.api.generation import (
     collect,
     failure,
     off_loop,
+    prepare,
     room,
     submit,
     while_connected,
@@ -36,8 +37,9 @@ from befit.api.openai.usage import Usage
 from befit.api.reasoning import ReasoningSplitter
 from befit.api.service import Service
 from befit.api.stream import DONE, EventStream, split_tool_marker
-from befit.api.structure import behind_reasoning, prepare
+from befit.api.structure import behind_reasoning
 from befit.api.tools.request import ToolUse, tool_use
+from befit.api.truncate import truncate
 from befit.engine.outputs import CompletionOutput, Delta
 from befit.errors import InvalidRequest
 from befit.sampling import SamplingParams
@@ -54,7 +56,7 @@ async def create_chat_completion(service: Service, http: Request) -> Response:
     request = parse(ChatRequest, body)
     model = service.model_name(request.model)
     use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
-    ids = await off_loop(len(body), _prompt_ids, service, request, use)
+    ids = await off_loop(len(body), prompt_ids, service, request, use)
     job = Job(ids, request.sampling(room(ids, service.ctx, "messages")))
     opened = _thinking(service, ids)
     job.params = await _confined(service, job.params, use, opened=opened)
@@ -68,8 +70,8 @@ async def create_chat_completion(service: Service, http: Request) -> Response:
     return json_response(answer.whole(collected), headers=headers)
 
 
-def _prompt_ids(service: Service, request: ChatRequest, use: ToolUse | None) -> list[int]:
-    """The conversation as token ids, by the chat template."""
+def prompt_ids(service: Service, request: ChatRequest, use: ToolUse | None = None) -> list[int]:
+    """The conversation as token ids, by the chat template; cut only if the request asks for that."""
     kwargs = request.chat_template_kwargs or {}
     reserved = _RESERVED_KWARGS.intersection(kwargs)
     if reserved:
@@ -80,12 +82,15 @@ def _prompt_ids(service: Service, request: ChatRequest, use: ToolUse | None) -> 
     messages, tools = service.tools.messages(known_roles(request.messages), use)
     if tools is not None:
         kwargs = {**kwargs, "tools": tools}
-    return service.template.encode(
+    ids = service.template.encode(
         messages,
         add_generation_prompt=not request.continue_final_message and request.add_generation_prompt is not False,
         continue_final_message=bool(request.continue_final_message),
         add_special=bool(request.add_special_tokens),
         **kwargs,
+    )
+    return truncate(
+        ids, request.truncate_prompt_tokens, request.truncation_side, ctx=service.ctx, output=request.output_wanted
     )
 
 
