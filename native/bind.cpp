@@ -27,6 +27,8 @@ using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::c
 using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Masks = nb::ndarray<const uint32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using MaybeFloats = std::optional<Floats>;
 
 void require(bool ok, const std::string& what) {
@@ -138,8 +140,20 @@ Batch make_batch(const Model& m, const BatchArrays& a, std::vector<Sampler*> sam
   return b;
 }
 
-nb::tuple step(Model& m, const BatchArrays& arrays, std::vector<Sampler*> samplers) {
-  const Batch batch = make_batch(m, arrays, std::move(samplers));
+// Masks of allowed tokens for a step's rows; `bits` may still be written until the gate opens.
+void set_masks(Batch& b, const Model& m, const Masks& bits, const Ints& index, const Gate& ready) {
+  require((int)index.size() == b.rows_count && (int)bits.shape(1) == (m.vocab() + 31) / 32, "the masks do not fit the step");
+  for (int r = 0; r < b.rows_count; r++)
+    require(index.data()[r] >= -1 && index.data()[r] < (int64_t)bits.shape(0), "a row names a mask that is not there");
+  b.mask_bits = bits.data();
+  b.mask_index = index.data();
+  b.masks_ready = &ready;
+}
+
+nb::tuple step(Model& m, const BatchArrays& arrays, std::vector<Sampler*> samplers, const Masks* bits = nullptr,
+               const Ints* index = nullptr, const Gate* ready = nullptr) {
+  Batch batch = make_batch(m, arrays, std::move(samplers));
+  if (bits) set_masks(batch, m, *bits, *index, *ready);
   std::vector<Sampled> out;
   {
     nb::gil_scoped_release release;
@@ -265,12 +279,15 @@ NB_MODULE(_native, m) {
            "presence_penalty"_a, "seed"_a, "logit_bias"_a, "bad_words"_a, "min_tokens"_a, "stop_ids"_a,
            "allowed_ids"_a, "prompt"_a)
       .def("sample",
-           [](Sampler& self, const std::string& isa, const Floats& x, int logprobs) {
+           [](Sampler& self, const std::string& isa, const Floats& x, int logprobs, const std::optional<Words>& mask) {
+             require(!mask || mask->size() == (x.size() + 31) / 32, "the mask does not fit the logits");
              std::vector<float> copy(x.data(), x.data() + x.size());
-             const Sampled s = self.sample(*find_kernels(isa), copy.data(), (int)copy.size(), logprobs);
+             const Sampled s = self.sample(*find_kernels(isa), copy.data(), (int)copy.size(), logprobs, mask ? mask->data() : nullptr);
              return nb::make_tuple(s.token, s.finite, s.logprob, s.rank, s.top);
            },
-           "isa"_a, "logits"_a, "logprobs"_a);
+           "isa"_a, "logits"_a, "logprobs"_a, "mask"_a = nb::none());
+
+  nb::class_<Gate>(m, "Gate").def(nb::init<>()).def("open", &Gate::open);
 
   nb::class_<Model>(m, "Model")
       .def("__init__",
@@ -401,6 +418,15 @@ NB_MODULE(_native, m) {
            },
            "samplers"_a, "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a,
            "drafts"_a, "hidden"_a)
+      .def("step_masked",
+           [](Model& m, std::vector<Sampler*> samplers, Ints tokens, Ints positions, Ints query_start, Ints context_len,
+              Table block_tables, Ints rows, Ints targets, Ints logprobs, Ints drafts, Ints hidden, Ints index, Masks bits,
+              const Gate& ready) {
+             return step(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs, drafts, hidden},
+                         std::move(samplers), &bits, &index, &ready);
+           },
+           "samplers"_a, "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a,
+           "drafts"_a, "hidden"_a, "index"_a, nb::arg("bits").noconvert(), "ready"_a)
       .def("logits",
            [](Model& m, Ints tokens, Ints positions, Ints query_start, Ints context_len, Table block_tables, Ints rows, Ints targets,
               Ints logprobs, Ints drafts) {

@@ -26,6 +26,7 @@ ORDER = (
     "weights",
     "store",
     "sampling",
+    "structure",
     "config",
     "errors",
 )

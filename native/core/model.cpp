@@ -121,7 +121,7 @@ void Model::sample(const Batch& batch, std::vector<Sampled>& out) {
 void Model::sample_row(const Batch& batch, int r, Sampled& out) {
   float* x = logits(r);
   if (batch.targets[r] < 0) {
-    out = batch.samplers[r]->sample(kernels, x, vocab_, batch.logprobs[r]);
+    out = batch.samplers[r]->sample(kernels, x, vocab_, batch.logprobs[r], batch.mask(r, vocab_));
     return;
   }
   float max;
@@ -137,6 +137,7 @@ std::vector<Sampled> Model::step(const Batch& batch) {
   std::vector<Sampled> out(batch.rows_count);
   pool.run([&](int thread) {
     run(batch, thread);
+    if (batch.masks_ready) batch.masks_ready->wait();
     sample(batch, out);
   });
   return out;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/gate.hpp"
 #include "core/kernels.hpp"
 #include "core/pool.hpp"
 #include "core/sampler.hpp"
@@ -21,6 +22,14 @@ struct Batch {
   int hidden_count;       // H
   const int32_t* hidden;
   std::vector<Sampler*> samplers;
+  // Masks of allowed tokens, which others may still write until the gate opens; null when no row has one.
+  const uint32_t* mask_bits = nullptr;
+  const int32_t* mask_index = nullptr;
+  const Gate* masks_ready = nullptr;
+
+  const uint32_t* mask(int row, int vocab) const {
+    return mask_index && mask_index[row] >= 0 ? mask_bits + (size_t)mask_index[row] * ((vocab + 31) / 32) : nullptr;
+  }
 };
 
 // Activations [count, width]: float32, and integers where a quantised matrix reads them. A single token's integers are made

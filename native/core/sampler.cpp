@@ -26,6 +26,17 @@ struct Candidate {
 
 bool likelier(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
 
+// Bans the tokens whose bit is 0.
+void restrict_to(const uint32_t* mask, float* logits, int vocab) {
+  for (int first = 0; first < vocab; first += 32) {
+    const uint32_t word = mask[first / 32];
+    if (word == ~0u) continue;
+    const int n = std::min(32, vocab - first);
+    for (int i = 0; i < n; i++)
+      if (!(word >> i & 1)) logits[first + i] = kBanned;
+  }
+}
+
 // The candidates above max - depth, likeliest first.
 void gather(const Kernels& k, const float* logits, int vocab, float max, float depth, double scale, std::vector<Candidate>& out) {
   std::vector<int> ids(1024);
@@ -145,7 +156,7 @@ int Sampler::draw(const Kernels& k, const float* logits, int vocab, float max) c
   }
 }
 
-Sampled Sampler::sample(const Kernels& k, float* logits, int vocab, int logprobs) {
+Sampled Sampler::sample(const Kernels& k, float* logits, int vocab, int logprobs, const uint32_t* mask) {
   Sampled out;
   float max;
   int best = 0;
@@ -154,12 +165,13 @@ Sampled Sampler::sample(const Kernels& k, float* logits, int vocab, int logprobs
     return out;
   }
   const float raw_max = max;
-  const bool adjusted = !seen_.empty() || !spec_.logit_bias.empty() || !spec_.bad_words.empty() || !spec_.allowed_ids.empty() ||
+  const bool adjusted = mask || !seen_.empty() || !spec_.logit_bias.empty() || !spec_.bad_words.empty() || !spec_.allowed_ids.empty() ||
                         ((int)output_.size() < spec_.min_tokens && !spec_.stop_ids.empty());
   std::vector<float> raw;
   if (adjusted) {
     if (logprobs >= 0) raw.assign(logits, logits + vocab);
     adjust(logits, vocab);
+    if (mask) restrict_to(mask, logits, vocab);
     best = (int)(std::max_element(logits, logits + vocab) - logits);
     max = logits[best];
     if (!std::isfinite(max)) {  // every token is banned

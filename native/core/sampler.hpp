@@ -36,8 +36,9 @@ void score(const Kernels&, const float* logits, int vocab, float max, int token,
 class Sampler {
  public:
   Sampler(SamplerSpec spec, const std::vector<int>& prompt);
-  // Changes `logits` in place. logprobs < 0: no log-probabilities; else that many likeliest tokens.
-  Sampled sample(const Kernels&, float* logits, int vocab, int logprobs);
+  // Changes `logits` in place. logprobs < 0: no log-probabilities; else that many likeliest tokens. `mask` has a bit a
+  // token, set where it is allowed; null allows all.
+  Sampled sample(const Kernels&, float* logits, int vocab, int logprobs, const uint32_t* mask);
 
  private:
   struct Seen {

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from befit.errors import InvalidRequest
+from befit.structure import Structure
 
 MAX_LOGPROBS = 20
 MAX_N = 128
@@ -39,6 +40,8 @@ class SamplingParams:
     logprobs             log-probabilities of this many likeliest tokens at each output position (0: the chosen only)
     prompt_logprobs      the same for the prompt's positions
     skip_special_tokens  leave control tokens out of the text
+    shown_tokens         token ids that are text all the same
+    structure            what the output must look like
 
     Filters apply in this order: penalties and biases, temperature, top_k, top_p, min_p, typical_p.
     """
@@ -67,6 +70,8 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
+    shown_tokens: Sequence[int] = ()
+    structure: Structure | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -91,6 +96,11 @@ class SamplingParams:
                 raise InvalidRequest(
                     f"min_tokens is {self.min_tokens}, more than max_tokens {self.max_tokens}; lower it.", "min_tokens"
                 )
+        if self.min_tokens and self.structure is not None and not self.structure.again:
+            raise InvalidRequest(
+                f"min_tokens is {self.min_tokens}, but the structure says where the output ends; leave one out.",
+                "min_tokens",
+            )
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(self, name)
             if value is not None:

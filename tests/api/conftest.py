@@ -15,6 +15,7 @@ import pytest
 from befit.api.app import create_app
 from befit.api.chat_messages import plain_messages
 from befit.config import EngineConfig
+from befit.engine.grammar import Grammars
 from befit.engine.observe import EngineStats
 from befit.engine.outputs import Delta, TokenLogprob
 from befit.sampling import SamplingParams
@@ -55,6 +56,8 @@ class ByteTokenizer:
 
 class PlainTemplate:
     source = "the test's own"
+    text = ""
+    takes_tools = True
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -99,8 +102,10 @@ class FakeEngine:
             draft=None,
         )
         program = SimpleNamespace(hidden_size=4)
+        tokenizer = ByteTokenizer()
+        grammars = Grammars(tokenizer, tokenizer.vocab_size)
         self.model = SimpleNamespace(
-            name="fake", tokenizer=ByteTokenizer(), config=config, metadata={}, program=program
+            name="fake", tokenizer=tokenizer, config=config, metadata={}, program=program, grammars=grammars
         )
 
     def stats(self) -> EngineStats:

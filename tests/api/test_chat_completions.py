@@ -136,7 +136,7 @@ async def test_messages_reach_the_template_as_text(client, template):
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
     ],
 )
 async def test_what_cannot_be_honoured_is_refused_by_name(client, body, param):

@@ -320,7 +320,7 @@ async def test_input_tokens(client, engine):
         ("temperature", -1),
         ("truncation", "some"),
         ("include", ["everything"]),
-        ("text", {"format": {"type": "json_object"}}),
+        ("text", {"format": {"type": "json_schema"}}),
         ("reasoning", {"effort": "high"}),
         ("tools", [{"type": "web_search"}]),
         ("tool_choice", "required"),

@@ -36,10 +36,12 @@ def create_app(
     served_name: str,
     chat_template: ChatTemplate | None = None,
     aliases: Sequence[str] = (),
+    tool_parser: str | None = None,
 ) -> FastAPI:
     """An ASGI application that serves `engine`, started and stopped by the caller, under `served_name` and `aliases`.
 
-    chat_template: the model's own unless given. The engine's observer becomes the one behind `/metrics`.
+    chat_template: the model's own unless given. tool_parser: the format of tool calls, of
+    `befit.api.tools.formats.NAMES`. The engine's observer becomes the one behind `/metrics`.
     """
     if chat_template is None:
         from befit.api.chat import ChatTemplate
@@ -47,7 +49,9 @@ def create_app(
         chat_template = ChatTemplate.from_metadata(engine.model.metadata, engine.model.tokenizer)
     metrics = Metrics(engine.stats, served_name)
     engine.observer = metrics
-    service = Service(engine, (served_name, *aliases), chat_template, metrics, befit.__version__)
+    service = Service(
+        engine, (served_name, *aliases), chat_template, metrics, befit.__version__, tool_parser=tool_parser
+    )
     app = FastAPI(title="befit", version=service.version, docs_url=None, redoc_url=None)
     app.add_middleware(RequestScope, on_error=error_response)
     app.add_exception_handler(BefitError, _on_error)

@@ -59,6 +59,11 @@ class ChatTemplate:
             ) from error
         self._spellings: re.Pattern[str] | None = None
 
+    @property
+    def text(self) -> str:
+        """The template that requests with tools get."""
+        return self._texts[1] or self._texts[0]
+
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], tokenizer: Tokenizer, file: Path | None = None) -> ChatTemplate:
         """The template in `file`, if given; else the model's own; else the fallback for its family.

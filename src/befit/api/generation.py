@@ -12,6 +12,7 @@ from starlette.types import Receive
 from befit.engine.outputs import CompletionOutput, Delta, TokenLogprob
 from befit.errors import ContextExceeded, EngineDead, InvalidRequest, RequestFailed
 from befit.sampling import SamplingParams
+from befit.structure import Structure
 
 if TYPE_CHECKING:
     from befit.engine.async_engine import AsyncEngine
@@ -104,9 +105,16 @@ async def submit(
     options: dict[str, Any] = {"priority": priority, "cache_salt": cache_salt}
     if pooling is not None:
         options["pooling"] = pooling
+    for structure in {job.params.structure for job in jobs if job.params.structure is not None}:
+        await prepare(engine, structure)
     deltas = Deltas([engine.generate(job.prompt_ids, job.params, **options) for job in jobs])
     await deltas.admitted()
     return deltas
+
+
+async def prepare(engine: AsyncEngine, structure: Structure) -> None:
+    """Compile the structure, apart from the event loop. Raises InvalidRequest or UnsupportedField if it is no good."""
+    await asyncio.wrap_future(engine.model.grammars.prepare(structure))
 
 
 _Items: TypeAlias = AsyncGenerator[tuple[int, Delta], None]

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from befit.api.reasoning import ReasoningFormat, detect_reasoning
+from befit.api.tools.support import ToolSupport
 from befit.errors import ModelNotFound
 
 if TYPE_CHECKING:
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Service:
-    """One served model. `names` holds the served name first, then its aliases; `draining`: nothing new is admitted."""
+    """One served model. `names` holds the served name first, then its aliases; `draining`: nothing new is admitted;
+    `tool_parser`: the format of tool calls, if not the one that the model is known by.
+    """
 
     engine: AsyncEngine
     names: Sequence[str]
@@ -29,11 +33,16 @@ class Service:
     created: int = field(default_factory=lambda: int(time.time()))
     fingerprint: str = ""
     draining: bool = False
+    tool_parser: str | None = None
+    tools: ToolSupport = field(init=False)
+    reasoning: ReasoningFormat | None = field(init=False)
 
     def __post_init__(self) -> None:
         config = self.engine.model.config
         seen = f"{self.version}|{self.names[0]}|{self.engine.model.name}|{config.backend}"
         self.fingerprint = "fp_" + hashlib.sha256(seen.encode()).hexdigest()[:12]
+        self.tools = ToolSupport.of(self.template, self.tokenizer, self.tool_parser)
+        self.reasoning = detect_reasoning(self.tokenizer)
 
     @property
     def ctx(self) -> int:

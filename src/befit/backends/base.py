@@ -7,12 +7,16 @@ is one call, so that a backend may release the GIL or launch one graph for all o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 I32: TypeAlias = npt.NDArray[np.int32]
+U32: TypeAlias = npt.NDArray[np.uint32]
 F32: TypeAlias = npt.NDArray[np.float32]
 
 SCORE_ONLY = -1
@@ -50,6 +54,21 @@ of the random generator). It outlives preemption: recomputing KV does not touch 
 
 
 @dataclass(slots=True)
+class TokenMasks:
+    """Which tokens the rows of a step may sample.
+
+    bits   [M, ceil(vocab / 32)]  a mask each: token t is allowed if bit t % 32 of word t // 32 is set
+    index  [R]                    the mask of the row, or -1: all tokens are allowed
+    ready                         done when `bits` is complete, whatever its result. Masks may be computed while the
+                                  model runs; a backend waits before it samples.
+    """
+
+    bits: U32
+    index: I32
+    ready: Future[None]
+
+
+@dataclass(slots=True)
 class StepBatch:
     """T tokens of S sequences, packed sequence by sequence; R of the T positions need logits, H others hidden states.
 
@@ -64,6 +83,7 @@ class StepBatch:
     drafts              [R]      -1, or the token that the batch assumes to be what this row samples: it is the next of
                                  the T tokens, and the next row, which has the same sampler, is what follows it.
                                  None is -1 everywhere.
+    masks                        tokens that rows are confined to; None: no row is
     hidden              [H]      indices into T, rising and none of `rows`: what the head would read there is returned.
                                  None is none.
     """
@@ -78,6 +98,7 @@ class StepBatch:
     samplers: list[Sampler | None]
     logprobs: I32
     drafts: I32 | None = None
+    masks: TokenMasks | None = None
     hidden: I32 | None = None
 
 

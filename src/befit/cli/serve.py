@@ -24,6 +24,13 @@ from befit.store.catalogue import DEFAULT_MODEL
 )
 @click.option("--served-name", metavar="NAME", help="What clients call the model.  [default: MODEL's own name]")
 @chat_template_option
+@click.option(
+    "--tool-parser",
+    type=click.Choice(["auto", "hermes", "llama3", "pythonic", "mistral", "deepseek", "gemma", "json"]),
+    default="auto",
+    show_default=True,
+    help="How the model writes tool calls; auto tells it by template and vocabulary.",
+)
 @engine_options
 @click.option("--max-seqs", type=POSITIVE, metavar="N", help="Requests that run at once; more wait.  [default: auto]")
 @click.option("--token-budget", type=POSITIVE, metavar="N", help="Tokens that one step computes.  [default: auto]")
@@ -42,6 +49,7 @@ def command(
     port: int,
     served_name: str | None,
     chat_template: Path | None,
+    tool_parser: str,
     no_prefix_cache: bool,
     **values: Any,
 ) -> None:
@@ -69,7 +77,14 @@ def command(
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         engine = AsyncEngine(loaded)
         try:
-            app = create_app(engine, served_name=served_name or loaded.name, chat_template=template)
+            app = create_app(
+                engine,
+                served_name=served_name or loaded.name,
+                chat_template=template,
+                tool_parser=None if tool_parser == "auto" else tool_parser,
+            )
+            tools = app.state.service.tools
+            click.echo(f"tool calls: {tools.form.name} ({tools.why})")
             serve(app, engine, host, port, sock=listener, on_ready=_announce)
         finally:
             loaded.close()

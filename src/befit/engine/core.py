@@ -18,13 +18,14 @@ import numpy as np
 from befit.backends.base import NON_FINITE, OK, StepResult
 from befit.engine.batch import BatchBuilder, Packed
 from befit.engine.emit import Emitter, Event, Output, wrapped
+from befit.engine.masks import MaskFiller
 from befit.engine.observe import EngineObserver, EngineStats, GuardedObserver
 from befit.engine.outputs import LOOP_STOP_REASON, Delta, FinishReason, TokenLogprob
 from befit.engine.pooling import Pooling
 from befit.engine.request import Request, Sequence, build_request
 from befit.engine.speculation.draft_model import DraftModel
 from befit.engine.speculation.speculator import Speculator
-from befit.errors import EngineDead, InvalidRequest, NonFiniteLogits
+from befit.errors import BefitError, EngineDead, InvalidRequest, NonFiniteLogits
 from befit.sampling import SamplingParams
 from befit.sched.scheduler import Scheduler
 
@@ -65,6 +66,7 @@ class Engine:
             vocab = model.program.vocab_size
             drafter = DraftModel(model.draft, vocab_size=vocab, token_budget=config.token_budget)
         self.speculator = Speculator(self.scheduler, lookup=config.speculation in ("auto", "lookup"), model=drafter)
+        self._masks = MaskFiller(model.program.vocab_size)
         self._batches = BatchBuilder(config.max_seqs, -(-config.ctx // config.block_size))
         self._requests: dict[str, Request] = {}
         self._idle: list[Request] = []  # requests for 0 tokens and no scores: nothing to compute
@@ -190,6 +192,7 @@ class Engine:
             return
         self._draft(step, give_out)
         packed = self._batches.pack(step)
+        self._masks.begin(step, packed)
         give_out()
         self.cpu_seconds += self._lap()
         begin = time.monotonic()
@@ -213,6 +216,8 @@ class Engine:
             give_out()
             self.cpu_seconds += self._lap()
         self.speculator.prepare(step)
+        for sequence, drafted in self._masks.cut_drafts(step):
+            self.speculator.verified(sequence, drafted, 0)
         if self.speculator.model is not None:
             self._lap()
 
@@ -302,6 +307,8 @@ class Engine:
         looping = sequence.guard is not None and sequence.guard.push(token)
         if armed and token in request.end_ids:
             return "stop", None if token in request.eos_ids else token
+        if sequence.grammar is not None and sequence.grammar.push(token):
+            return "stop", None
         if len(sequence.tokens) >= sequence.limit:
             return "length", None
         if armed and looping:
@@ -409,7 +416,9 @@ def _token_logprob(result: StepResult, row: int, token: int) -> TokenLogprob:
     return TokenLogprob(token, float(result.logprob[row]), int(result.rank[row]), top)
 
 
-def _non_finite(sequence: Sequence) -> NonFiniteLogits:
+def _non_finite(sequence: Sequence) -> BefitError:
+    if sequence.grammar is not None and sequence.grammar.error is not None:
+        return wrapped(sequence.grammar.error)
     produced = len(sequence.tokens) - sequence.n_prompt
     return NonFiniteLogits(
         f"The model produced logits that are not finite after {produced} output tokens. "

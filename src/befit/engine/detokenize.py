@@ -12,7 +12,9 @@ class OutputText:
     """Tokens in, text that may be shown out. After `push` or `finish`, `stopped` is the stop string that was met."""
 
     def __init__(self, tokenizer: Tokenizer, params: SamplingParams) -> None:
-        self._decoder = IncrementalDecoder(tokenizer, skip_special=params.skip_special_tokens)
+        self._decoder = IncrementalDecoder(
+            tokenizer, skip_special=params.skip_special_tokens, shown=frozenset(params.shown_tokens)
+        )
         self._stop = StopStrings(params.stop, include=params.include_stop_str_in_output) if params.stop else None
 
     @property

@@ -9,12 +9,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from befit.backends.base import Backend
 from befit.config import EngineConfig, EngineOptions
+from befit.engine.grammar import Grammars
 from befit.models.program import Program
 from befit.tokenizer.base import Tokenizer
 from befit.weights.tensor import Tensor, Weight
@@ -53,6 +54,10 @@ class LoadedModel:
     config: EngineConfig
     release: Callable[[], None] = lambda: None
     draft: LoadedDraft | None = None
+    grammars: Grammars = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.grammars = Grammars(self.tokenizer, self.program.vocab_size)
 
     def close(self) -> None:
         """Free weights and KV pool. The model is not used afterwards."""

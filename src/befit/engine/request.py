@@ -21,6 +21,7 @@ from befit.sched.task import Task
 from befit.tokenizer.base import Tokenizer
 
 if TYPE_CHECKING:
+    from befit.engine.grammar import Grammar
     from befit.engine.load import LoadedModel
     from befit.engine.speculation.speculator import Guesses
 
@@ -32,7 +33,8 @@ class Sequence(Task):
 
     sampler is the backend's and lives from the first step to the end, preemptions included. guesses is what speculation
     knows of it. ended: the engine computes nothing more of it. guard tells when the output loops; None: nobody
-    minds. pool gathers hidden states when the request is for an embedding.
+    minds. grammar is where it is in the structure that was asked for. pool gathers hidden states when the request is
+    for an embedding.
 
     The emitter's (see `befit.engine.emit`), which may be some steps behind: text; produced, the output tokens that
     count; last_time, when the newest of them came (monotonic seconds); finish_reason and stop_reason.
@@ -41,6 +43,7 @@ class Sequence(Task):
     __slots__ = (
         "ended",
         "finish_reason",
+        "grammar",
         "guard",
         "guesses",
         "index",
@@ -76,6 +79,7 @@ class Sequence(Task):
         self.stop_reason: str | int | None = None
         self.guesses: Guesses | None = None
         self.guard: LoopGuard | None = None
+        self.grammar: Grammar | None = None
         self.pool = Pool(request.pooling, len(request.prompt_ids)) if request.pooling is not None else None
 
 
@@ -157,7 +161,8 @@ def build_request(
     """Check a request against the model and resolve its sampling rules to token ids.
 
     pooling: the request is for the prompt's pooled hidden states instead of output; `params` asks for 0 tokens.
-    Raises InvalidRequest naming the field, ContextExceeded when prompt and output cannot fit the context.
+    Raises InvalidRequest naming the field, ContextExceeded when prompt and output cannot fit the context. A structure
+    that `model.grammars` has not prepared is compiled here, which takes up to seconds.
     """
     config, vocab = model.config, model.program.vocab_size
     prompt = _prompt(prompt_ids, vocab)
@@ -203,6 +208,8 @@ def build_request(
         text = OutputText(model.tokenizer, params)
         sequence = Sequence(request, number, spec, text, limit)
         sequence.guard = LoopGuard(model.tokenizer) if guarded else None
+        if params.structure is not None:
+            sequence.grammar = model.grammars.start(params.structure)
         request.sequences.append(sequence)
     return request
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from codecs import utf_8_decode
+from collections.abc import Collection
 
 from befit.tokenizer.base import Tokenizer
 
@@ -19,16 +20,20 @@ class IncrementalDecoder:
     " foo". (`Tokenizer.decode` drops the space that a tokeniser puts before a whole text, one that begins with BOS.)
     """
 
-    __slots__ = ("_pending", "_skip_special", "_token_bytes")
+    __slots__ = ("_pending", "_shown", "_skip_special", "_token_bytes")
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, skip_special: bool = True, shown: Collection[int] = frozenset()
+    ) -> None:
+        """shown: control tokens that are text even with skip_special."""
         self._token_bytes = tokenizer.token_bytes
         self._skip_special = skip_special
+        self._shown = shown
         self._pending = b""
 
     def push(self, token: int) -> str:
         """The text that this token completes."""
-        data = self._token_bytes(token, skip_special=self._skip_special)
+        data = self._token_bytes(token, skip_special=self._skip_special and token not in self._shown)
         if self._pending:
             data = self._pending + data
         text, consumed = utf_8_decode(data, "replace", False)

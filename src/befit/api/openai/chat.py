@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -19,10 +20,12 @@ from befit.api.generation import (
     collect,
     failure,
     off_loop,
+    prepare,
     room,
     submit,
     while_connected,
 )
+from befit.api.message import Message, MessageParser, Part, Reasoning
 from befit.api.openai.chunks import ChunkWriter, error_event
 from befit.api.openai.errors import json_response
 from befit.api.openai.fields import ignored_header
@@ -31,12 +34,19 @@ from befit.api.openai.logprobs import LogprobWriter
 from befit.api.openai.messages import known_roles
 from befit.api.openai.types import ChatRequest, parse
 from befit.api.openai.usage import Usage
+from befit.api.reasoning import ReasoningSplitter
 from befit.api.service import Service
 from befit.api.stream import DONE, EventStream, split_tool_marker
+from befit.api.structure import behind_reasoning
+from befit.api.tools.request import ToolUse, tool_use
 from befit.api.truncate import truncate
 from befit.engine.outputs import CompletionOutput, Delta
 from befit.errors import InvalidRequest
+from befit.sampling import SamplingParams
 
+log = logging.getLogger(__name__)
+
+_TAIL = 8  # tokens of a prompt that show how it ends
 _RESERVED_KWARGS = {"messages", "tools", "add_generation_prompt", "continue_final_message", "add_special"}
 
 
@@ -45,9 +55,12 @@ async def create_chat_completion(service: Service, http: Request) -> Response:
     body = await read_body(http)
     request = parse(ChatRequest, body)
     model = service.model_name(request.model)
-    ids = await off_loop(len(body), prompt_ids, service, request)
+    use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
+    ids = await off_loop(len(body), prompt_ids, service, request, use)
     job = Job(ids, request.sampling(room(ids, service.ctx, "messages")))
-    answer = Chat(service, request, model, job, new_id("chatcmpl-", request.request_id))
+    opened = _thinking(service, ids)
+    job.params = await _confined(service, job.params, use, opened=opened)
+    answer = Chat(service, request, model, job, new_id("chatcmpl-", request.request_id), use, opened)
     deltas = await submit(service.engine, [job], priority=request.priority or 0, cache_salt=request.cache_salt or "")
     headers = ignored_header(request.ignored)
     if request.stream:
@@ -57,7 +70,7 @@ async def create_chat_completion(service: Service, http: Request) -> Response:
     return json_response(answer.whole(collected), headers=headers)
 
 
-def prompt_ids(service: Service, request: ChatRequest) -> list[int]:
+def prompt_ids(service: Service, request: ChatRequest, use: ToolUse | None = None) -> list[int]:
     """The conversation as token ids, by the chat template; cut only if the request asks for that."""
     kwargs = request.chat_template_kwargs or {}
     reserved = _RESERVED_KWARGS.intersection(kwargs)
@@ -66,8 +79,11 @@ def prompt_ids(service: Service, request: ChatRequest) -> list[int]:
             f"chat_template_kwargs holds {', '.join(sorted(reserved))}; send that as a field of the request.",
             "chat_template_kwargs",
         )
+    messages, tools = service.tools.messages(known_roles(request.messages), use)
+    if tools is not None:
+        kwargs = {**kwargs, "tools": tools}
     ids = service.template.encode(
-        known_roles(request.messages),
+        messages,
         add_generation_prompt=not request.continue_final_message and request.add_generation_prompt is not False,
         continue_final_message=bool(request.continue_final_message),
         add_special=bool(request.add_special_tokens),
@@ -78,15 +94,47 @@ def prompt_ids(service: Service, request: ChatRequest) -> list[int]:
     )
 
 
+def _thinking(service: Service, ids: list[int]) -> bool:
+    """Whether the prompt ends within thoughts."""
+    return service.reasoning is not None and service.reasoning.opened_by(
+        service.tokenizer.decode(ids[-_TAIL:], skip_special=False)
+    )
+
+
+async def _confined(service: Service, params: SamplingParams, use: ToolUse | None, *, opened: bool) -> SamplingParams:
+    """The parameters with the structure that the output must have, ready to be used, and the tokens that mark parts."""
+    structure, wanted = params.structure, params.structure
+    shown: set[int] = set()
+    if use is not None:
+        structure = service.tools.structure(use, wanted)
+        shown.update(service.tools.form.shown_tokens(service.tokenizer))
+    if service.reasoning is not None:
+        shown.update(service.reasoning.shown_tokens)
+        if structure is not None:
+            structure = behind_reasoning(structure, service.reasoning, opened=opened)
+    if structure is not None:
+        try:
+            await prepare(service.engine, structure)
+        except InvalidRequest as error:
+            # Tools that may be called need no grammar: their schemas are then a hint to the model, as at other servers.
+            if use is None or use.mode == "required" or wanted is not None or any(tool.strict for tool in use.tools):
+                raise
+            log.debug("tool calls are not confined: %s", error)
+            structure = None
+    return replace(params, structure=structure, shown_tokens=tuple(sorted(shown)))
+
+
 @dataclass(slots=True)
 class Chat:
-    """The answer to one request, whole or as events."""
+    """The answer to one request, whole or as events. opened: the prompt ends within thoughts."""
 
     service: Service
     request: ChatRequest
     model: str
     job: Job
     id: str
+    use: ToolUse | None
+    opened: bool
     created: int = field(default_factory=lambda: int(time.time()))
     usage: Usage = field(init=False)
     spell: LogprobWriter = field(init=False)
@@ -124,11 +172,13 @@ class Chat:
         return body
 
     def _choice(self, output: CompletionOutput) -> dict[str, Any]:
+        parser = self._parser()
+        message = parser.whole(output.text) if parser is not None else Message(output.text)
         choice: dict[str, Any] = {
             "index": output.index,
-            "message": {"role": "assistant", "content": output.text, "refusal": None},
+            "message": self._message(message),
             "logprobs": None,
-            "finish_reason": output.finish_reason,
+            "finish_reason": _reason(output.finish_reason, bool(message.calls)),
             "stop_reason": output.stop_reason,
         }
         if self.request.logprobs:
@@ -136,6 +186,25 @@ class Chat:
         if self.request.return_token_ids:
             choice["token_ids"] = output.token_ids
         return choice
+
+    def _parser(self) -> MessageParser | None:
+        """For one choice; None when there is nothing to take apart."""
+        form = self.service.reasoning
+        reasoning = ReasoningSplitter(form, opened=self.opened) if form is not None else None
+        tools = self.service.tools.form.read(self.use.names) if self.use is not None else None
+        return MessageParser(reasoning, tools) if reasoning is not None or tools is not None else None
+
+    def _message(self, message: Message) -> dict[str, Any]:
+        content = message.text if message.text or not (message.calls or message.reasoning) else None
+        rendered: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if message.reasoning and self.request.include_reasoning is not False:
+            rendered |= {"reasoning": message.reasoning, "reasoning_content": message.reasoning}
+        if message.calls:
+            rendered["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in message.calls
+            ]
+        return rendered
 
     async def events(self, deltas: Deltas) -> AsyncGenerator[bytes, None]:
         """The server-sent events of a streamed answer: the role, the text, the finish reason, the usage if asked."""
@@ -146,6 +215,7 @@ class Chat:
             text_end="}",
             usage_null=request.include_usage,
         )
+        parsers = [self._parser() for _ in range(self.job.params.n)]
         plain = not request.logprobs and not request.return_token_ids and not request.usage_in_every_chunk
         # The roles wait for the first text and go out with it, so that a first event means a first token.
         start = self._roles(writer)
@@ -153,7 +223,8 @@ class Chat:
             async for _, delta in deltas:
                 self.usage.completion += len(delta.token_ids)
                 self.usage.cached += delta.cached_tokens
-                if plain and delta.finish_reason is None:
+                parser = parsers[delta.index]
+                if plain and delta.finish_reason is None and parser is None:
                     if delta.text:
                         yield start + self._text(writer, delta.index, delta.text)
                         start = b""
@@ -161,8 +232,12 @@ class Chat:
                 error = failure(delta)
                 if error is not None:
                     raise error
-                yield start + self._chunk(writer, delta)
-                start = b""
+                if parser is None:
+                    yield start + self._chunk(writer, delta)
+                    start = b""
+                elif parsed := self._parsed(writer, parser, delta, plain):
+                    yield start + parsed
+                    start = b""
             if request.include_usage:
                 yield writer.usage(self.usage.render()).encode("ascii")
             yield DONE
@@ -185,6 +260,11 @@ class Chat:
     def _chunk(self, writer: ChunkWriter, delta: Delta) -> bytes:
         head, tail = split_tool_marker(delta.text)
         before = writer.text(delta.index, head) if tail else ""
+        last = writer.full(delta.index, tail or head, finish_reason=delta.finish_reason, **self._rest(delta))
+        return (before + last).encode("ascii")
+
+    def _rest(self, delta: Delta) -> dict[str, Any]:
+        """What a chunk has besides text and finish reason."""
         extra: dict[str, Any] = {}
         if self.request.return_token_ids:
             extra["token_ids"] = delta.token_ids
@@ -193,12 +273,34 @@ class Chat:
         logprobs = None
         if self.request.logprobs:
             logprobs = self.spell.chat(delta.logprobs or [], self.request.top_logprobs or 0)
-        last = writer.full(
-            delta.index,
-            tail or head,
-            logprobs=logprobs,
-            finish_reason=delta.finish_reason,
-            choice_extra=extra,
-            usage=self.usage.render() if self.request.usage_in_every_chunk else None,
-        )
-        return (before + last).encode("ascii")
+        usage = self.usage.render() if self.request.usage_in_every_chunk else None
+        return {"logprobs": logprobs, "choice_extra": extra, "usage": usage}
+
+    def _parsed(self, writer: ChunkWriter, parser: MessageParser, delta: Delta, plain: bool) -> bytes:
+        """A chunk for each part that the delta completes, then one with the rest; nothing while all is held back."""
+        parts = parser.push(delta.text)
+        if delta.finish_reason is not None:
+            parts += parser.finish()
+        events = b"".join(self._part(writer, delta.index, part) for part in parts)
+        if plain and delta.finish_reason is None:
+            return events
+        reason = _reason(delta.finish_reason, parser.calls > 0)
+        return events + writer.part(delta.index, {}, finish_reason=reason, **self._rest(delta)).encode("ascii")
+
+    def _part(self, writer: ChunkWriter, index: int, part: Part) -> bytes:
+        if isinstance(part, str):
+            return self._text(writer, index, part)
+        if isinstance(part, Reasoning):
+            if self.request.include_reasoning is False:
+                return b""
+            return writer.part(index, {"reasoning": part.text, "reasoning_content": part.text}).encode("ascii")
+        call: dict[str, Any] = {"index": part.index, "function": {"arguments": part.arguments}}
+        if part.name is not None:
+            function = {"name": part.name, "arguments": part.arguments}
+            call = {"index": part.index, "id": part.id, "type": "function", "function": function}
+        return writer.part(index, {"tool_calls": [call]}).encode("ascii")
+
+
+def _reason(reason: str | None, calls: bool) -> str | None:
+    """OpenAI's finish reason: `tool_calls` where the model ended with calls by itself."""
+    return "tool_calls" if calls and reason == "stop" else reason

@@ -70,6 +70,23 @@ class ChunkWriter:
             f"{_members(extra)}{self._usage_null}}}\n\n"
         )
 
+    def part(
+        self,
+        index: int,
+        delta: Mapping[str, Any],
+        *,
+        logprobs: Mapping[str, Any] | None = None,
+        finish_reason: str | None = None,
+        choice_extra: Mapping[str, Any] | None = None,
+        usage: Mapping[str, Any] | None = None,
+    ) -> str:
+        """A chat chunk of any kind, such as a piece of a tool call."""
+        tail = f',"usage":{dumps(usage)}' if usage is not None else self._usage_null
+        return (
+            f'{self._head(index)}"delta":{dumps(delta)},"logprobs":{dumps(logprobs)},'
+            f'"finish_reason":{dumps(finish_reason)}{_members(choice_extra)}}}]{tail}}}\n\n'
+        )
+
     def usage(self, usage: Mapping[str, Any]) -> str:
         """The last chunk of a stream that was asked for usage: no choices."""
         return f'{self._open},"choices":[],"usage":{dumps(usage)}}}\n\n'

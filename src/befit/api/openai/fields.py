@@ -44,10 +44,6 @@ def _one_of(*values: Any) -> Callable[[Any], bool]:
     return lambda value: value is None or value in values
 
 
-def _text_format(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and value.get("type") == "text")
-
-
 UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "access_programs": _empty,
     "audio": _empty,
@@ -60,10 +56,7 @@ UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "echo": _empty,
     "function_call": _one_of("none", "auto"),
     "functions": _empty,
-    "guided_choice": _empty,
-    "guided_grammar": _empty,
-    "guided_json": _empty,
-    "guided_regex": _empty,
+    "guided_decoding_backend": _one_of("auto", "guidance"),
     "kv_transfer_params": _empty,
     "image": _empty,
     "include_obfuscation": _empty,
@@ -78,12 +71,10 @@ UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "prompt_embeds": _empty,
     "reasoning_effort": _one_of("none"),
     "repetition_detection": _empty,
-    "response_format": _text_format,
     "service_tier": _one_of("auto", "default"),
     "spaces_between_special_tokens": _one_of(True),
     "store": _empty,
     "structural_tag": _empty,
-    "structured_outputs": _empty,
     "suffix": _empty,
     "thinking_token_budget": _empty,
     "tool_choice": _one_of("none", "auto"),

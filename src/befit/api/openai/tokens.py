@@ -20,6 +20,7 @@ from befit.api.openai.inputs import check_ids
 from befit.api.openai.request_body import RequestBody, parse
 from befit.api.openai.types import ChatRequest
 from befit.api.service import Service
+from befit.api.tools.request import tool_use
 from befit.errors import InvalidRequest
 
 _CHAT_FIELDS = (
@@ -90,7 +91,7 @@ def _encode(service: Service, request: TokenizeRequest) -> list[int]:
         fields = {name: getattr(request, name) for name in _CHAT_FIELDS}
         chat = ChatRequest(**{name: value for name, value in fields.items() if value is not None})
         chat.check()
-        return prompt_ids(service, chat)
+        return prompt_ids(service, chat, tool_use(chat.tools, None, None))
     if request.content is not None:
         text, add_special = request.content, bool(request.add_special)
     else:

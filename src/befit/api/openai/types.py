@@ -13,8 +13,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from befit.api.openai.fields import check_extra
 from befit.api.openai.request_body import RequestBody, parse
-from befit.errors import InvalidRequest, UnsupportedField
+from befit.api.structure import FIELDS as STRUCTURE_FIELDS
+from befit.api.structure import wanted_structure
+from befit.errors import InvalidRequest
 from befit.sampling import MAX_LOGPROBS, MAX_N, SamplingParams
+from befit.structure import Structure
 
 __all__ = ["ChatRequest", "CompletionRequest", "GenerationRequest", "StreamOptions", "Strings", "parse"]
 
@@ -73,6 +76,16 @@ class GenerationRequest(RequestBody):
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
 
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: Any = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+    json_schema: Any = None
+    grammar: str | None = None
+
     def check(self) -> None:
         """Refuse what cannot be honoured (see `fields.py`) and combinations that contradict each other."""
         super().check()
@@ -84,6 +97,12 @@ class GenerationRequest(RequestBody):
             raise InvalidRequest("prompt_logprobs comes with whole answers only; set stream to false.", "stream")
         if self.allowed_token_ids == []:
             raise InvalidRequest("allowed_token_ids is empty; name at least one token id.", "allowed_token_ids")
+
+    def structure(self) -> Structure | None:
+        """What the output must look like."""
+        return wanted_structure(
+            {name: getattr(self, name) for name in (*STRUCTURE_FIELDS, "guided_whitespace_pattern")}
+        )
 
     @property
     def include_usage(self) -> bool:
@@ -120,6 +139,7 @@ class GenerationRequest(RequestBody):
             "max_tokens": max_tokens,
             "logprobs": logprobs,
             "prompt_logprobs": prompt_logprobs,
+            "structure": self.structure(),
         }
         return SamplingParams(**{name: value for name, value in given.items() if value is not None})
 
@@ -170,21 +190,15 @@ class ChatRequest(GenerationRequest):
     top_logprobs: int | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    include_reasoning: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     def check(self) -> None:
-        """Refuse contradictions, and tools unless the model is told not to use them."""
+        """Refuse contradictions."""
         super().check()
-        if self.tools and self.tool_choice != "none":
-            raise UnsupportedField(
-                f"tools holds {len(self.tools)} tools; tool calls are not supported here: leave them out, or set "
-                'tool_choice to "none".',
-                "tools",
-            )
-        if self.tool_choice not in (None, "none", "auto"):
-            raise UnsupportedField(f"tool_choice ({self.tool_choice!r}) is not supported here.", "tool_choice")
         if self.top_logprobs is not None:
             if not 0 <= self.top_logprobs <= MAX_LOGPROBS:
                 raise InvalidRequest(

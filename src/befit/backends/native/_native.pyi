@@ -6,6 +6,7 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
+Words = npt.NDArray[np.uint32]
 Part = tuple[int, int, Floats | None, bool, str | None]
 
 packed_layout: int
@@ -42,8 +43,12 @@ class Sampler:
         prompt: list[int],
     ) -> None: ...
     def sample(
-        self, isa: str, logits: Floats, logprobs: int
+        self, isa: str, logits: Floats, logprobs: int, mask: Words | None = None
     ) -> tuple[int, bool, float, int, list[tuple[int, float]]]: ...
+
+class Gate:
+    def __init__(self) -> None: ...
+    def open(self) -> None: ...
 
 class Model:
     def __init__(self, isa: str, threads: int, max_tokens: int, max_rows: int, pages: int) -> None: ...
@@ -101,6 +106,24 @@ class Model:
         logprobs: Ints,
         drafts: Ints,
         hidden: Ints,
+    ) -> tuple[Ints, Bytes, Floats, Ints, list[list[tuple[int, float]]], Floats | None]: ...
+    def step_masked(
+        self,
+        samplers: Sequence[Sampler | None],
+        tokens: Ints,
+        positions: Ints,
+        query_start: Ints,
+        context_len: Ints,
+        block_tables: Ints,
+        rows: Ints,
+        targets: Ints,
+        logprobs: Ints,
+        drafts: Ints,
+        hidden: Ints,
+        *,
+        index: Ints,
+        bits: Words,
+        ready: Gate,
     ) -> tuple[Ints, Bytes, Floats, Ints, list[list[tuple[int, float]]], Floats | None]: ...
     def logits(
         self,

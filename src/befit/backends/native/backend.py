@@ -76,8 +76,15 @@ class NativeBackend:
 
     def step(self, batch: StepBatch) -> StepResult:
         """See `Backend.step`."""
-        hidden = batch.hidden if batch.hidden is not None else _NONE
-        return StepResult(*self.model.step(batch.samplers, *(*_arrays(batch), hidden)))
+        arrays = (*_arrays(batch), batch.hidden if batch.hidden is not None else _NONE)
+        masks = batch.masks
+        if masks is None:
+            return StepResult(*self.model.step(batch.samplers, *arrays))
+        gate = _native.Gate()
+        masks.ready.add_done_callback(lambda _: gate.open())
+        return StepResult(
+            *self.model.step_masked(batch.samplers, *arrays, index=masks.index, bits=masks.bits, ready=gate)
+        )
 
     def logits(self, batch: StepBatch) -> F32:
         """See `Backend.logits`."""

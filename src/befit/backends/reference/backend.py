@@ -7,6 +7,7 @@ float32 once, at load.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,7 @@ class ReferenceBackend:
             hidden=None if batch.hidden is None else final[batch.hidden],
         )
         drafts = [-1] * n_rows if batch.drafts is None else batch.drafts.tolist()
+        masks = _masks(batch, self.program.vocab_size)
         for r, row in enumerate(logits):
             if r and drafts[r - 1] >= 0 and (result.status[r - 1] != OK or result.tokens[r - 1] != drafts[r - 1]):
                 result.status[r] = VOID
@@ -92,7 +94,7 @@ class ReferenceBackend:
             target, sampler = int(batch.targets[r]), batch.samplers[r]
             token: int | None = None
             if np.isfinite(row).all():
-                token = target if sampler is None else sampler.sample(row)
+                token = target if sampler is None else sampler.sample(row, masks.get(r))
             if token is None:
                 result.status[r] = NON_FINITE
                 continue
@@ -216,3 +218,12 @@ class ReferenceBackend:
                 )
             if len(positions) == 0 or positions.min() < 0 or positions.max() != length - 1:
                 raise ValueError(f"sequence {s} has context {length} and queries at {positions.tolist()}")
+
+
+def _masks(batch: StepBatch, vocab: int) -> dict[int, npt.NDArray[np.bool_]]:
+    """The masks of the rows that have one, [vocab] each, once they are complete."""
+    if batch.masks is None:
+        return {}
+    wait([batch.masks.ready])
+    bits = np.unpackbits(batch.masks.bits.view(np.uint8), axis=1, count=vocab, bitorder="little").astype(bool)
+    return {r: bits[i] for r, i in enumerate(batch.masks.index.tolist()) if i >= 0}

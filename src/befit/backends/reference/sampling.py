@@ -6,8 +6,8 @@ The filters are those of `SamplingParams`, in its order, worked in float64:
     x becomes x * r (arXiv 1909.05858)
  2. frequency and presence penalties over the output: x -= frequency * count + presence * (count > 0)
  3. logit_bias is added
- 4. bans: the last id of a bad word whose front part ends the output, stop ids before min_tokens, and, when allowed ids
-    are given, all others become -inf
+ 4. bans: the last id of a bad word whose front part ends the output, stop ids before min_tokens, when allowed ids are
+    given all others, and what the row's mask does not allow become -inf
  5. temperature 0: the largest logit, ties to the lower id, and nothing else applies. Else p = softmax(x / temperature)
  6. top_k: the k likeliest, ties to the lower id
  7. top_p: over the renormalised survivors, the fewest likeliest whose mass reaches top_p
@@ -65,9 +65,12 @@ class ReferenceSampler:
         self.prompt = list(prompt)
         self.output: list[int] = []
 
-    def sample(self, logits: F32) -> int | None:
-        """The next token, remembered as output; None when every token is banned."""
-        candidates = survivors(self.adjusted(logits), self.spec)
+    def sample(self, logits: F32, allowed: npt.NDArray[np.bool_] | None = None) -> int | None:
+        """The next token, remembered as output; None when every token is banned. allowed: [vocab], None is all."""
+        adjusted = self.adjusted(logits)
+        if allowed is not None:
+            adjusted[~allowed] = -np.inf
+        candidates = survivors(adjusted, self.spec)
         if candidates is None:
             return None
         ids, p = candidates

@@ -164,7 +164,7 @@ def _body(request: ResponseRequest, name: str, model: str, params: SamplingParam
         "service_tier": "default",
         "store": request.store is not False,
         "temperature": params.temperature,
-        "text": {"format": {"type": "text"}},
+        "text": {"format": (request.text or {}).get("format") or {"type": "text"}},
         "tool_choice": request.tool_choice or "auto",
         "tools": request.tools or [],
         "top_logprobs": request.top_logprobs or 0,

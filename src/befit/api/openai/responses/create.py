@@ -37,15 +37,17 @@ async def create_response(service: Service, store: ResponseStore, http: Request)
     if name in store:
         raise InvalidRequest(f"request_id: there is a response {name!r} already; choose another.", "request_id")
     chat, ids = await off_loop(size(context), render, service, request, context)
-    params = chat.sampling(room(ids, service.ctx, "input"))
+    with own_names():
+        params = chat.sampling(room(ids, service.ctx, "input"))
     spell = LogprobWriter(service.tokenizer, skip_special=request.skip_special_tokens is not False)
     answer = Answer(request, name, model, params, len(ids), spell)
-    deltas = await submit(
-        service.engine,
-        [Job(ids, params)],
-        priority=request.priority or 0,
-        cache_salt=request.cache_salt or "",
-    )
+    with own_names():
+        deltas = await submit(
+            service.engine,
+            [Job(ids, params)],
+            priority=request.priority or 0,
+            cache_salt=request.cache_salt or "",
+        )
     kept = Kept(answer.body, items, context)
     headers = ignored_header(request.ignored)
     if request.background:

@@ -23,13 +23,14 @@ _INCLUDABLE = {
     "web_search_call.action.sources",
     "web_search_call.results",
 }
-_NOT_HERE = ("n", "prompt_logprobs", "return_token_ids", "return_tokens_as_token_ids")
+_NOT_HERE = ("n", "prompt_logprobs", "response_format", "return_token_ids", "return_tokens_as_token_ids")
 _OWN = {"model", "stream", "stream_options", "max_tokens", "priority", "cache_salt", "request_id", *_NOT_HERE}
 _PARAMS = {
     "messages": "input",
     "max_completion_tokens": "max_output_tokens",
     "max_tokens": "max_output_tokens",
     "reasoning_effort": "reasoning",
+    "response_format": "text",
 }
 MAX_METADATA = 16
 
@@ -84,9 +85,11 @@ class ResponseRequest(GenerationRequest):
         self._check_text_only()
 
     def _check_text_only(self) -> None:
+        text_format = (self.text or {}).get("format")
+        if text_format is not None and not isinstance(text_format, dict):
+            raise InvalidRequest("text.format must be an object.", "text")
         for name, value in (self.text or {}).items():
-            plain = name == "format" and (value is None or (isinstance(value, dict) and value.get("type") == "text"))
-            if not plain and not (name == "verbosity" and value in (None, "medium")):
+            if name != "format" and not (name == "verbosity" and value in (None, "medium")):
                 raise UnsupportedField(f"text.{name[:60]} ({str(value)[:60]}) is not supported here.", "text")
         for name, value in (self.reasoning or {}).items():
             if value is not None and not (name == "effort" and value == "none"):
@@ -114,6 +117,7 @@ class ResponseRequest(GenerationRequest):
         fields["messages"] = messages
         fields["max_completion_tokens"] = self.max_output_tokens
         fields["chat_template_kwargs"] = self.chat_template_kwargs
+        fields["response_format"] = (self.text or {}).get("format")
         if self.wants_logprobs:
             fields.update(logprobs=True, top_logprobs=self.top_logprobs)
         with own_names():
