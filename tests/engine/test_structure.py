@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from random import Random
 from types import SimpleNamespace
 
@@ -296,6 +297,24 @@ def test_a_mask_that_takes_too_long_fails_its_request_alone(reference: LoadedMod
     )
     with pytest.raises(InvalidRequest, match="too long"):
         slow.fill(np.zeros((1, 10), np.uint32), [])
+
+
+def test_starting_does_not_wait_for_what_others_compile(
+    reference: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = Structure("regex", "ready")
+    reference.grammars.prepare(ready).result()
+    begun, go_on = threading.Event(), threading.Event()
+    compile_once = reference.grammars._compile
+    monkeypatch.setattr(
+        reference.grammars, "_compile", lambda one: begun.set() or (go_on.wait(20) and compile_once(one))
+    )
+    slow = reference.grammars.prepare(Structure("regex", "slow"))
+    assert begun.wait(20)
+    reference.grammars.start(ready)
+    assert not slow.done()
+    go_on.set()
+    slow.result()
 
 
 @pytest.mark.parametrize(("kind", "most"), [("json", 1 << 20), ("regex", 1 << 16), ("grammar", 1 << 20)])

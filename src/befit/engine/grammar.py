@@ -51,8 +51,9 @@ class Grammars:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
-        self._lock = threading.Lock()
         self._tree: LLTokenizer | None = None
+        self._compiling = threading.Lock()
+        self._lock = threading.Lock()  # of what follows, and never held for long: the event loop takes it
         self._compiled: OrderedDict[tuple[str, str], tuple[LLMatcher, list[None]]] = OrderedDict()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -67,31 +68,37 @@ class Grammars:
 
     def start(self, structure: Structure) -> Grammar:
         """The state of a new output. InvalidRequest or UnsupportedField for a structure that cannot be used."""
-        matcher = self._take(structure)
+        matcher = self._copy(structure)
+        if matcher is None:
+            matcher = self._prepared(structure).deep_copy()
         return Grammar(matcher, self._vocabulary(), structure, self._tokenizer)
+
+    def _copy(self, structure: Structure) -> LLMatcher | None:
+        with self._lock:
+            found = self._compiled.get(_key(structure))
+            if found is None:
+                return None
+            matcher, uses = found
+            uses.append(None)
+            if len(uses) >= _USES:
+                del self._compiled[_key(structure)]
+            return matcher.deep_copy()
 
     def _prepare(self, structure: Structure) -> None:
         with self._lock:
-            self._find(structure)
+            if _key(structure) in self._compiled:
+                self._compiled.move_to_end(_key(structure))
+                return
+        self._prepared(structure)
 
-    def _take(self, structure: Structure) -> LLMatcher:
+    def _prepared(self, structure: Structure) -> LLMatcher:
+        with self._compiling:
+            matcher = self._compile(structure)
         with self._lock:
-            matcher, uses = self._find(structure)
-            uses.append(None)
-            if len(uses) >= _USES:
-                self._compiled.pop(_key(structure))
-            return matcher.deep_copy()
-
-    def _find(self, structure: Structure) -> tuple[LLMatcher, list[None]]:
-        key = _key(structure)
-        found = self._compiled.get(key)
-        if found is None:
-            found = self._compiled[key] = (self._compile(structure), [])
+            self._compiled[_key(structure)] = (matcher, [])
             if len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-        else:
-            self._compiled.move_to_end(key)
-        return found
+        return matcher
 
     def _compile(self, structure: Structure) -> LLMatcher:
         from llguidance import LLMatcher, LLParserLimits
