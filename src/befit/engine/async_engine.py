@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("befit.engine")
 
-MOST_BEHIND = 4
+MOST_BEHIND = 64
 """Steps whose texts are still to be made, at which the engine waits: what it computes may be over already."""
 
 
