@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("befit.engine")
 
-MOST_BEHIND = 4
+MOST_BEHIND = 64
 """Steps whose texts are still to be made, at which the engine waits: what it computes may be over already."""
 
 
@@ -40,30 +40,28 @@ class _Stream:
     With one consumer it costs half of what an asyncio.Queue does.
     """
 
-    __slots__ = ("_deltas", "_waiter", "open", "request")
+    __slots__ = ("_waiter", "deltas", "open", "request")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.open = set(range(request.params.n))
-        self._deltas: deque[Delta] = deque()
+        self.deltas: deque[Delta] = deque()
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, delta: Delta) -> None:
         """One more for the consumer."""
         if delta.finish_reason is not None:
             self.open.discard(delta.index)
-        self._deltas.append(delta)
+        self.deltas.append(delta)
         if self._waiter is not None:
             if not self._waiter.done():
                 self._waiter.set_result(None)
             self._waiter = None
 
-    async def get(self) -> Delta:
-        """The next one."""
-        while not self._deltas:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        return self._deltas.popleft()
+    def more(self) -> asyncio.Future[None]:
+        """Done when there are deltas; there are none now."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        return self._waiter
 
 
 class AsyncEngine:
@@ -149,7 +147,9 @@ class AsyncEngine:
         left = params.n
         try:
             while left:
-                delta = await stream.get()
+                if not stream.deltas:
+                    await stream.more()
+                delta = stream.deltas.popleft()
                 if delta.finish_reason is not None:
                     left -= 1
                 yield delta
