@@ -27,7 +27,6 @@ CTX = 64
 
 def engine(budget=16, n_blocks=16, prefix_cache=True):
     config = EngineConfig(
-        activation_bits=12,
         ctx=CTX,
         max_seqs=4,
         token_budget=budget,

@@ -30,13 +30,17 @@ _SEED_MASK = 2**64 - 1
 class Sequence(Task):
     """One continuation: the scheduler's task, and what sampling and text need.
 
-    sampler is the backend's and lives from the first step to the end, preemptions included. produced counts output
-    tokens. last_time is when the newest of them came (monotonic seconds). guesses is what speculation knows of it.
-    guard tells when the output loops; None: nobody minds.
-    pool gathers hidden states when the request is for an embedding.
+    sampler is the backend's and lives from the first step to the end, preemptions included. guesses is what speculation
+    knows of it. ended: the engine computes nothing more of it. pool gathers hidden states when the request is for
+    an embedding.
+
+    The emitter's (see `befit.engine.emit`), which may be some steps behind: text; produced, the output tokens that
+    count; last_time, when the newest of them came (monotonic seconds); finish_reason and stop_reason; guard, which
+    tells when the output loops, if that is wanted.
     """
 
     __slots__ = (
+        "ended",
         "finish_reason",
         "guard",
         "guesses",
@@ -65,6 +69,7 @@ class Sequence(Task):
         self.index = number
         self.spec = spec
         self.sampler: Sampler | None = None
+        self.ended = False
         self.text = text
         self.produced = 0
         self.last_time = 0.0
@@ -76,7 +81,10 @@ class Sequence(Task):
 
 
 class Request:
-    """A validated request. Made by `build_request` in any thread; afterwards only the engine's thread touches it."""
+    """A validated request. Made by `build_request` in any thread; afterwards the engine's and the emitter's.
+
+    running counts the continuations that the engine has not ended, unfinished those that have more to give out.
+    """
 
     __slots__ = (
         "arrival",
@@ -90,6 +98,7 @@ class Request:
         "prompt_ids",
         "prompt_logprobs",
         "root",
+        "running",
         "sequences",
         "started",
         "unfinished",
@@ -118,11 +127,11 @@ class Request:
         self.prompt_logprobs: list[TokenLogprob | None] | None = None if params.prompt_logprobs is None else [None]
         self.sequences: list[Sequence] = []
         self.started = False
-        self.unfinished = params.n
+        self.running = self.unfinished = params.n
 
     @property
     def finished(self) -> bool:
-        """Whether every continuation ended."""
+        """Whether every continuation has given out its last delta."""
         return self.unfinished == 0
 
     @property

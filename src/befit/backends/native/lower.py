@@ -167,7 +167,7 @@ class Lowering:
         self.model.finish(out, self.program.vocab_size)
 
     def _quantize(self, i: int) -> None:
-        """Make the integers of op i's result where a matrix reads them; only a norm makes its own, see `Forms.local`."""
+        """Make the integers of op i's result where a matrix reads them; a norm has made its own, see `Forms`."""
         forms = self._uses.forms(self._uses.buffer(i))
         if forms.integers and not forms.local:
             self.model.element("quantize", self._read(out_of(self.ops[i])), -1, -1, "silu", self._uses.rows_only(i))
