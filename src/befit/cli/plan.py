@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -62,8 +63,8 @@ def command(
     if ctx is not None and ctx > longest:
         raise ConfigError(f"ctx is {ctx} but the model allows {longest} tokens; set ctx to at most {longest}.")
     wish = fit.Wish(ctx=ctx or longest, seqs=seqs, kv_dtype=kv_dtype, token_budget=token_budget, prompt=prompt)
-    this = machine.this_cpu()
-    targets: list[Machine] = [machine.named_card(gpu)] if gpu else [this, *machine.these_cards()]
+    this = cache(machine.this_cpu)  # measured once, and only where it is asked for
+    targets: list[Machine] = [machine.named_card(gpu)] if gpu else [this(), *machine.these_cards()]
     if memory is not None:
         targets = [machine.limited(targets[0], machine.parse_size(memory))]
     wishes = [wish if ctx else fit.choose_ctx(found, each, wish) for each in targets]

@@ -1,8 +1,8 @@
-"""From token ids to what users get: text, cut at stop strings; the ends that only text shows; who is told.
+"""From token ids to what users get: text, cut at stop strings and loops; ends that only it shows; who is told.
 
 The engine decides by token ids alone and goes on with the next step; what it added becomes text here, on whichever
-thread reads it, while that step runs. So a stop string is found when its sequence has been scheduled again. What was
-computed for it in the meantime is dropped, and the engine is told to end it.
+thread reads it, while that step runs. So a stop string or a loop is found when its sequence has been scheduled again.
+What was computed for it in the meantime is dropped, and the engine is told to end it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from typing import TypeAlias
 
 from befit.engine.observe import GuardedObserver
-from befit.engine.outputs import Delta
+from befit.engine.outputs import LOOP_STOP_REASON, Delta
 from befit.engine.request import Request, Sequence
 from befit.errors import BefitError, RequestFailed
 
@@ -31,7 +31,7 @@ class Emitter:
 
     def __init__(self, observer: GuardedObserver) -> None:
         self.observer = observer
-        self.prompt_tokens = self.cached_tokens = self.output_tokens = 0
+        self.prompt_tokens = self.cached_tokens = self.output_tokens = self.loops = 0
 
     def emit(self, outputs: list[Output]) -> tuple[list[Event], list[End]]:
         """The deltas to pass on, and the sequences that the engine does not know to be over."""
@@ -69,8 +69,8 @@ class Emitter:
             self.observer.first_token(now - request.arrival)
 
     def _write(self, sequence: Sequence, delta: Delta) -> None:
-        """The text of the delta's tokens, up to a stop string: the tokens after the one that completes it go."""
-        request, text = sequence.request, sequence.text
+        """The text of the delta's tokens, up to a stop string or a loop: the tokens after the one that ends it go."""
+        request, text, guard = sequence.request, sequence.text, sequence.guard
         params, ids = request.params, delta.token_ids
         shown = ""
         for count, token in enumerate(ids, 1):
@@ -78,10 +78,14 @@ class Emitter:
             armed = sequence.produced > params.min_tokens
             if not (armed and token in request.end_ids) or params.include_stop_str_in_output:
                 shown += text.push(token, armed=armed)
-            if count == len(ids) and delta.finish_reason is not None and text.stopped is None:
+            last = count == len(ids) and delta.finish_reason is not None
+            looping = guard is not None and guard.push(token) and armed and not last and text.stopped is None
+            if looping or (last and text.stopped is None):
                 shown += text.finish(armed=armed)
-            if text.stopped is not None:
-                delta.finish_reason, delta.stop_reason = "stop", text.stopped
+            if text.stopped is not None or looping:
+                stop = LOOP_STOP_REASON if text.stopped is None else text.stopped
+                self.loops += text.stopped is None
+                delta.finish_reason, delta.stop_reason = "stop", stop
                 del ids[count:]
                 if delta.logprobs is not None:
                     del delta.logprobs[count:]

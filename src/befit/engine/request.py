@@ -32,12 +32,12 @@ class Sequence(Task):
     """One continuation: the scheduler's task, and what sampling and text need.
 
     sampler is the backend's and lives from the first step to the end, preemptions included. guesses is what speculation
-    knows of it. ended: the engine computes nothing more of it. guard tells when the output loops; None: nobody
-    minds. grammar is where it is in the structure that was asked for. pool gathers hidden states when the request is
-    for an embedding.
+    knows of it. ended: the engine computes nothing more of it. grammar is where it is in the structure that was
+    asked for. pool gathers hidden states when the request is for an embedding.
 
     The emitter's (see `befit.engine.emit`), which may be some steps behind: text; produced, the output tokens that
-    count; last_time, when the newest of them came (monotonic seconds); finish_reason and stop_reason.
+    count; last_time, when the newest of them came (monotonic seconds); finish_reason and stop_reason; guard, which
+    tells when the output loops, if that is wanted.
     """
 
     __slots__ = (

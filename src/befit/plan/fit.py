@@ -9,7 +9,7 @@ weights, whichever is longer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -93,8 +93,8 @@ class Plan:
         return self.budget.fits
 
 
-def make(model: Model, machine: Machine, wish: Wish, host: Machine | None = None) -> Plan:
-    """The plan. `host` is the computer around a card, which may take over some layers."""
+def make(model: Model, machine: Machine, wish: Wish, host: Callable[[], Machine] | None = None) -> Plan:
+    """The plan. `host()` is the computer around a card, which may take over some layers; asked where that matters."""
     budget = _budget(model, machine, wish)
     return Plan(
         model=model,
@@ -167,7 +167,9 @@ def _first_token(model: Model, machine: Machine, prompt: int) -> float | None:
 # -- what would fit ---------------------------------------------------------------------------------------------------
 
 
-def _alternatives(model: Model, machine: Machine, wish: Wish, host: Machine | None) -> Iterator[Alternative]:
+def _alternatives(
+    model: Model, machine: Machine, wish: Wish, host: Callable[[], Machine] | None
+) -> Iterator[Alternative]:
     """What would fit, what costs least first: sequences, the exactness of the cache, that of the weights, length,
     speed, and last the model itself."""
     if wish.seqs > 1:
@@ -193,7 +195,7 @@ def _alternatives(model: Model, machine: Machine, wish: Wish, host: Machine | No
             what = f"{name} and {ctx} tokens"
             yield from _fitting(other, machine, replace(wish, ctx=ctx), "quantisation and shorter context", what)
     if host is not None:
-        yield from _split(model, machine, wish, host)
+        yield from _split(model, machine, wish, host())
     yield from _smaller_models(model, machine, wish)
 
 
