@@ -16,6 +16,7 @@ class EngineOptions:
     threads: int | None = None
     backend: str = "auto"
     activation_bits: int | None = None
+    kv_dtype: str | None = None
     prefix_cache: bool = True
     max_queue: int = 4096
     speculation: str = "auto"
@@ -34,6 +35,7 @@ class EngineConfig:
     threads          worker threads of a CPU backend
     backend          "native" or "reference"
     activation_bits  of the inputs of quantised matrices. 12: hardly less exact than float; 8: faster, less exact
+    kv_dtype         how keys and values are kept: "f16", "int8" (half the memory, less exact), or "f32" (reference)
     prefix_cache     reuse KV pages of equal prefixes
     max_queue        requests that may wait before new ones are refused
     speculation      "lookup", "draft", "auto" (both) or "off": where drafts for speculative decoding come from
@@ -48,6 +50,7 @@ class EngineConfig:
     threads: int
     backend: str
     activation_bits: int
+    kv_dtype: str
     prefix_cache: bool
     max_queue: int
     speculation: str

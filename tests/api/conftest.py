@@ -86,6 +86,7 @@ class FakeEngine:
     def __post_init__(self) -> None:
         config = EngineConfig(
             activation_bits=12,
+            kv_dtype="f32",
             ctx=CTX,
             max_seqs=4,
             token_budget=64,

@@ -24,6 +24,11 @@ def engine_options(function: Function) -> Function:
             help="8 is faster with many requests and less exact.  [default: 12]",
         ),
         click.option(
+            "--kv-dtype",
+            type=click.Choice(["f16", "int8"]),
+            help="int8 halves the KV cache and is less exact.  [default: f16]",
+        ),
+        click.option(
             "--backend",
             type=click.Choice(["auto", "native", "reference"]),
             default="auto",

@@ -161,6 +161,7 @@ def _create(opened: _Opened, config: EngineConfig, on_progress: Callable[[int, i
         n_blocks=config.n_blocks,
         threads=config.threads,
         activation_bits=config.activation_bits,
+        kv_dtype=config.kv_dtype,
         max_tokens=config.token_budget,
         max_rows=config.max_seqs + SCORE_ROWS,
         on_progress=on_progress,

@@ -148,6 +148,6 @@ class Program:
         names = (getattr(op, field, None) for op in self.ops for field in fields)
         return list(dict.fromkeys(name for name in names if name))
 
-    def kv_bytes_per_token(self, bytes_per_element: int = 2) -> int:
-        """Bytes of KV cache that one token takes over all layers."""
-        return sum(2 * op.n_kv_heads * op.head_dim * bytes_per_element for op in self.attentions())
+    def kv_bytes_per_token(self, bytes_per_element: int = 2, bytes_per_vector: int = 0) -> int:
+        """Bytes of KV cache a token takes over all layers: for each element, and for each key and value besides them."""
+        return sum(2 * op.n_kv_heads * (op.head_dim * bytes_per_element + bytes_per_vector) for op in self.attentions())
