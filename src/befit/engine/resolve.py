@@ -23,8 +23,6 @@ WORKING_MEMORY = 150 * 10**6
 
 _KV_DTYPES = {"native": ("f16", "int8"), "reference": ("f32",)}
 """What each backend can keep keys and values as; the first is the default."""
-_KV_BYTES = {"f16": (2, 0), "int8": (1, 4), "f32": (4, 0)}
-"""Bytes of an element, and of the scale beside each key and value."""
 
 
 def resolve(
@@ -129,7 +127,7 @@ def table(config: EngineConfig, program: Program, *, name: str, weight_bytes: in
 
 def _token_bytes(kv_dtype: str, program: Program, draft: Program | None) -> int:
     """Bytes of the KV cache that a token takes in the model and its draft model."""
-    return sum(each.kv_bytes_per_token(*_KV_BYTES[kv_dtype]) for each in (program, draft) if each)
+    return sum(each.kv_bytes_per_token(kv_dtype) for each in (program, draft) if each)
 
 
 def _speculation(config: EngineConfig) -> str:

@@ -77,6 +77,25 @@ def test_the_number_of_threads_changes_no_bit(load, threads, kv_dtype):
     assert np.array_equal(logits_of(several, long, chunks=chunks), logits_of(one, long, chunks=[200] * 4))
 
 
+@pytest.mark.parametrize("kv_dtype", ["f16", "int8"])
+@pytest.mark.parametrize("window", [0, 300])
+def test_a_long_context_shared_between_threads_changes_no_bit(load, kv_dtype, window):
+    model = tiny_model("llama", storage="q8_0", attention__sliding_window=window)
+    backend = load(model, threads=3, kv_dtype=kv_dtype, n_blocks=80)
+    long = TOKENS * 6
+    whole = logits_of(backend, long, chunks=[250, 250, 100])
+    mine = Seq(list(range(38)))
+    backend.logits(make_batch(16, [(mine, long[:250])]))
+    backend.logits(make_batch(16, [(mine, long[250:500])]))
+    crowd = [(Seq([40 + i]), [i]) for i in range(30)]  # enough for every thread: nobody's positions are shared out
+    steps = [([(mine, long[500:501])], 0), ([*crowd, (mine, long[501:502])], 30), ([(mine, long[502:510])], 0)]
+    at = 500
+    for work, row in steps:
+        got = backend.logits(make_batch(16, work))[row:]
+        assert np.array_equal(got, whole[at : at + len(got)])
+        at += len(got)
+
+
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_keys_and_values_of_8_bits_agree_roughly(isa, load, family):
     model = tiny_model(family)
@@ -94,7 +113,7 @@ def test_large_biases_of_keys_in_slow_channels_cost_no_precision(load):
 @pytest.mark.parametrize("kv_dtype", ["f16", "int8"])
 def test_the_pool_takes_the_memory_that_was_accounted_for(load, kv_dtype):
     model = tiny_model("llama", head_dim=96, hidden=128)
-    token = model.program.kv_bytes_per_token(*{"f16": (2, 0), "int8": (1, 4)}[kv_dtype])
+    token = model.program.kv_bytes_per_token(kv_dtype)
     assert load(model, kv_dtype=kv_dtype).kv_bytes == 32 * 16 * token
 
 
