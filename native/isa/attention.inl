@@ -7,6 +7,22 @@
 
 constexpr float kNothing = -1e30f;  // the largest score where there is none
 
+// 2^x for x <= 0, and 0 below -127 or for NaN. Adding `shift` rounds x to an integer that lies in the sum's lowest bits, from
+// where it is moved into the exponent; the polynomial is within 3e-7 of 2^f for |f| <= 1/2.
+static inline VF exp2_below(VF x) {
+  const VF shift = f_set(0x1.8p23f);
+  const VF c = f_max(x, f_set(-127.0f));
+  const VF n = f_add(c, shift);
+  const VF f = f_sub(c, f_sub(n, shift));
+  VF p = f_set(1.3264727e-3f);
+  p = f_fma(p, f, f_set(9.6715130e-3f));
+  p = f_fma(p, f, f_set(5.5507336e-2f));
+  p = f_fma(p, f, f_set(2.4022242e-1f));
+  p = f_fma(p, f, f_set(6.9314700e-1f));
+  p = f_fma(p, f, f_set(1.0f));
+  return (VF)i_add((VI)p, i_shl<23>((VI)n));
+}
+
 template <KvType T, int R> struct Group;  // R rows that are worked on together
 
 template <int R> struct Group<KvType::f16, R> {
@@ -15,7 +31,7 @@ template <int R> struct Group<KvType::f16, R> {
     for (int r = 0; r < R; r++) q[r] = c.q + (size_t)(row + r) * c.dim;
   }
   void score(const uint8_t* const* page, int pages, int dim, float (*s)[kAttnTile]) const { score_tile<R>(q, page, pages, dim, s); }
-  void mix(const uint8_t* const* page, const uint8_t* const* next, int pages, int dim, float (*s)[kAttnTile], const float* fade, float* const* out) {
+  void mix(const uint8_t* const* page, const uint8_t* const* next, int pages, int dim, float (*s)[kAttnTile], const VF* fade, float* const* out) {
     mix_tile<R>(s, page, next, pages, dim, fade, out);
   }
 };
@@ -26,7 +42,7 @@ template <int R> struct Group<KvType::int8, R> {
     for (int r = 0; r < R; r++) round_query(rounded, r, c.q + (size_t)(row + r) * c.dim, c.dim);
   }
   void score(const uint8_t* const* page, int pages, int dim, float (*s)[kAttnTile]) const { score_tile<R>(rounded, page, pages, dim, s); }
-  void mix(const uint8_t* const* page, const uint8_t* const* next, int pages, int dim, float (*s)[kAttnTile], const float* fade, float* const* out) {
+  void mix(const uint8_t* const* page, const uint8_t* const* next, int pages, int dim, float (*s)[kAttnTile], const VF* fade, float* const* out) {
     for (int r = 0; r < R; r++) round_weights(rounded, r, page, pages, dim, s[r]);
     mix_tile<R>(rounded, page, next, pages, dim, fade, out);
   }
@@ -35,10 +51,11 @@ template <int R> struct Group<KvType::int8, R> {
 // The partial results of positions begin .. end-1, which lie in one chunk, for rows from `row` on.
 template <KvType T, int R> static void attend_chunk(const AttendCall& c, Group<T, R>& group, int row, int begin, int end, float* const* out) {
   alignas(64) float s[R][kAttnTile];
-  float top[R], total[R], fade[R];
+  float top[R];
+  VF total[R], fade[R];
   for (int r = 0; r < R; r++) {
     top[r] = kNothing;
-    total[r] = 0;
+    total[r] = f_zero();
     for (int d = 0; d < c.dim; d += kLanes) f_store(out[r] + d, f_zero());
   }
   const int final_page = (c.end - 1) / kPage;
@@ -63,28 +80,26 @@ template <KvType T, int R> static void attend_chunk(const AttendCall& c, Group<T
       const VF high = f_set(peak);
       VF sum = f_zero();
       for (int t = 0; t < stop; t += kLanes) {
-        const VF e = exp2_(f_sub(f_load(s[r] + t), high));
+        const VF e = exp2_below(f_sub(f_load(s[r] + t), high));
         f_store(s[r] + t, e);
         sum = f_add(sum, e);
       }
-      float lane[kLanes];
-      f_store(lane, exp2_(f_set(top[r] - peak)));
-      fade[r] = lane[0];
-      total[r] = total[r] * fade[r] + f_hsum(sum);
+      fade[r] = exp2_below(f_set(top[r] - peak));
+      total[r] = f_fma(total[r], fade[r], sum);
       top[r] = peak;
     }
     group.mix(page, next, pages, c.dim, s, fade, out);
   }
   for (int r = 0; r < R; r++) {
     out[r][c.dim] = top[r];
-    out[r][c.dim + 1] = total[r];
+    out[r][c.dim + 1] = f_hsum(total[r]);
   }
 }
 
 // Not inlined, so that there is one way of rounding its sums.
 __attribute__((noinline)) static void join_row(float* into, const float* later, int dim) {
   const float top = into[dim] > later[dim] ? into[dim] : later[dim];
-  const VF a = exp2_(f_set(into[dim] - top)), b = exp2_(f_set(later[dim] - top));
+  const VF a = exp2_below(f_set(into[dim] - top)), b = exp2_below(f_set(later[dim] - top));
   for (int d = 0; d < dim; d += kLanes) f_store(into + d, f_fma(f_load(later + d), b, f_mul(f_load(into + d), a)));
   float total[kLanes];
   f_store(total, f_fma(f_set(later[dim + 1]), b, f_mul(f_set(into[dim + 1]), a)));

@@ -11,7 +11,7 @@ static void score_pages(const uint16_t* const* k, const uint16_t* const* v, int 
   for (int d = 0; d < dim; d++)
 #pragma GCC unroll 4
     for (int p = 0; p < P; p++) {
-      prefetch(v[p] + d * kPage);
+      if (!(d & 1)) prefetch(v[p] + d * kPage);
 #pragma GCC unroll 4
       for (int h = 0; h < NV; h++) {
         const VF x = f_load16(k[p] + d * kPage + h * kLanes);
@@ -25,10 +25,10 @@ static void score_pages(const uint16_t* const* k, const uint16_t* const* v, int 
 }
 
 template <int R, int D> static void mix_values(const uint16_t* const* v, const uint16_t* const* next, int pages, int dim, int d0,
-                                               const float (*s)[kAttnTile], const float* fade, float* const* out) {
+                                               const float (*s)[kAttnTile], const VF* fade, float* const* out) {
   VF acc[R][D];
   for (int r = 0; r < R; r++)
-    for (int d = 0; d < D; d++) acc[r][d] = f_mul(f_load(out[r] + d0 + d * kLanes), f_set(fade[r]));
+    for (int d = 0; d < D; d++) acc[r][d] = f_mul(f_load(out[r] + d0 + d * kLanes), fade[r]);
   for (int p = 0; p < pages; p++)
     for (int t = 0; t < kPage; t++) {
       const uint16_t* row = v[p] + t * dim + d0;
@@ -50,8 +50,8 @@ template <int R> static void score_tile(const float* const* q, const uint8_t* co
     k[p] = (const uint16_t*)page[p];
     v[p] = k[p] + dim * kPage;
   }
-  if constexpr (R <= 2 && NV == 1) score_pages<R, 4>(k, v, dim, q, s, 0);
-  else if constexpr (R <= 4 && NV == 1) {
+  if constexpr (R <= 4 && NV == 1) score_pages<R, 4>(k, v, dim, q, s, 0);
+  else if constexpr (NV == 1) {
     score_pages<R, 2>(k, v, dim, q, s, 0);
     if (pages > 2) score_pages<R, 2>(k + 2, v + 2, dim, q, s, 2);
   } else
@@ -59,7 +59,7 @@ template <int R> static void score_tile(const float* const* q, const uint8_t* co
 }
 
 template <int R>
-static void mix_tile(const float (*s)[kAttnTile], const uint8_t* const* page, const uint8_t* const* next, int pages, int dim, const float* fade,
+static void mix_tile(const float (*s)[kAttnTile], const uint8_t* const* page, const uint8_t* const* next, int pages, int dim, const VF* fade,
                      float* const* out) {
   const uint16_t *v[4], *then[4];
   for (int p = 0; p < 4; p++) {

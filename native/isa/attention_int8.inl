@@ -101,7 +101,7 @@ template <int R> static void round_weights(Rounded<R>& b, int r, const uint8_t* 
 
 // R rows' weights times C vectors of the values, added to the faded results. The next tile's keys are fetched meanwhile.
 template <int R, int C>
-static void mix_bytes(const Rounded<R>& b, const uint8_t* const* page, const uint8_t* const* next, int pages, int dim, int d0, const float* fade,
+static void mix_bytes(const Rounded<R>& b, const uint8_t* const* page, const uint8_t* const* next, int pages, int dim, int d0, const VF* fade,
                       float* const* out) {
   Acc acc[R][C];
 #pragma GCC unroll 8
@@ -126,7 +126,7 @@ static void mix_bytes(const Rounded<R>& b, const uint8_t* const* page, const uin
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
     float* to = out[r] + d0;
-    const VF scale = f_set(b.weight_scale[r]), faded = f_set(fade[r]);
+    const VF scale = f_set(b.weight_scale[r]), faded = fade[r];
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++) {
       const VI exact = i_sub(a_total(acc[r][c]), i_set(128 * b.weight_sum[r]));
@@ -136,7 +136,7 @@ static void mix_bytes(const Rounded<R>& b, const uint8_t* const* page, const uin
 }
 
 template <int R>
-static void mix_tile(const Rounded<R>& b, const uint8_t* const* page, const uint8_t* const* next, int pages, int dim, const float* fade,
+static void mix_tile(const Rounded<R>& b, const uint8_t* const* page, const uint8_t* const* next, int pages, int dim, const VF* fade,
                      float* const* out) {
   constexpr int C = byte_vectors(R);
   int d = 0;
