@@ -84,9 +84,8 @@ void AttentionOp::queries(const Step& s, const AttentionPlan::Block& b, int head
 
 void AttentionOp::finish(const Step& s, const AttentionPlan::Block& b, int head, const float* results) const {
   const Value& dst = s.model.values[out];
-  for (int t = b.from; t < b.to; t++)
-    for (int j = 0; j < plan->share; j++, results += dim)
-      for (int d = 0; d < dim; d += kUnit) put(s, dst, dst.shared(), t, (head * plan->share + j) * dim + d, results + d);
+  const int width = plan->share * dim;
+  for (int t = b.from; t < b.to; t++, results += width) memcpy(dst.row(dst.shared(), t) + head * width, results, sizeof(float) * width);
 }
 
 void AttentionOp::attend(const Step& s, const AttentionPlan::Unit& unit, int head) const {

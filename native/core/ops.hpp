@@ -6,11 +6,6 @@
 
 namespace befit {
 
-constexpr int kUnit = 2 * kTileRows;  // columns a thread finishes at a time: one group of the next quantised activations
-
-// Stores kUnit columns of one token in the forms that `out` has.
-void put(const Step&, const Value& out, const Value::View&, int token, int column, const float* y);
-
 // out[t] = table[token[t]] * scale
 struct EmbedOp : Op {
   Source table;
@@ -19,7 +14,7 @@ struct EmbedOp : Op {
   void run(const Step&) override;
 };
 
-// out = norm(x) * weight (+ bias); or, when `add`, out += norm(x) * weight. Writes floats, int8, or both.
+// out = norm(x) * weight (+ bias); or, when `add`, out += norm(x) * weight. Writes floats, and the integers of a local value.
 struct NormOp : Op {
   int x, out;
   std::vector<float> weight, bias;
@@ -74,7 +69,7 @@ struct AttentionOp : Op {
   void rotate(const Step&, int token, float* x) const;
 };
 
-// out = a + b, act(a), or act(a) * b, element by element, over floats; and a's int8 form when `kind` is quantize.
+// out = a + b, act(a), or act(a) * b, element by element, over floats; or, from a's floats, its integers.
 struct ElementOp : Op {
   enum Kind { add, activate, gated, quantize } kind;
   int a, b = -1, out = -1;

@@ -52,8 +52,8 @@ double multiply_add_peak(const std::string& isa, bool integers, int threads, dou
   return (double)products[0] * kTurns * threads / time;
 }
 
-Product::Product(const Kernels& kernels, const Source& source, const float* x, int tokens, bool wide, int threads)
-    : model_(kernels, threads, wide, KvType::f16, tokens, tokens, 1), tokens_(tokens) {
+Product::Product(const Kernels& kernels, const Source& source, const float* x, int tokens, int threads)
+    : model_(kernels, threads, KvType::f16, tokens, tokens, 1), tokens_(tokens) {
   const int in = model_.add_value(source.columns, true, source.blocks != nullptr, false);
   out_ = model_.add_value(source.rows, true, false, false);
   op_.x = in;
@@ -63,10 +63,12 @@ Product::Product(const Kernels& kernels, const Source& source, const float* x, i
   op_.parts.push_back({matrix, out_, {}, false, {}});
   model_.finish();
   const Value& value = model_.values[in];
-  const Value::View& view = value.shared();
-  for (int t = 0; t < tokens; t++) {
-    memcpy(value.row(view, t), x + (size_t)t * source.columns, source.columns * sizeof(float));
-    if (source.blocks) kernels.quantize(value.row(view, t), view.q, t, 0, source.columns / kGroup);
+  for (int thread = 0; thread < threads; thread++) {  // each may have a view of its own
+    const Value::View& view = value.view(thread, tokens);
+    for (int t = 0; t < tokens; t++) {
+      memcpy(value.row(view, t), x + (size_t)t * source.columns, source.columns * sizeof(float));
+      if (source.blocks) kernels.quantize(value.row(view, t), view.q, t);
+    }
   }
 }
 
@@ -82,7 +84,7 @@ std::vector<float> attention(const Kernels& kernels, int threads, KvType type, c
   int tokens = 0, longest = 0;
   for (const int n : steps) tokens += n, longest = std::max(longest, n);
   const int width = shape.heads * shape.dim, kv_width = shape.kv_heads * shape.dim;
-  Model m(kernels, threads, true, type, longest, 1, 1 + *std::max_element(table.begin(), table.end()));
+  Model m(kernels, threads, type, longest, 1, 1 + *std::max_element(table.begin(), table.end()));
   AttentionOp op;
   op.q = m.add_value(width, true, false, false);
   op.k = m.add_value(kv_width, true, false, false);

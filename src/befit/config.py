@@ -15,31 +15,33 @@ class EngineOptions:
     kv_tokens: int | None = None
     threads: int | None = None
     backend: str = "auto"
-    activation_bits: int | None = None
     kv_dtype: str | None = None
     prefix_cache: bool = True
     max_queue: int = 4096
     speculation: str = "auto"
     draft: str | None = None
+    loop_guard: str = "auto"
+    max_output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """Resolved settings of one engine.
 
-    ctx              tokens of prompt and output together that one sequence may have
-    max_seqs         sequences that run at once
-    token_budget     tokens that one step computes at most (bounds prefill chunks)
-    block_size       tokens a KV page
-    n_blocks         KV pages in the pool
-    threads          worker threads of a CPU backend
-    backend          "native" or "reference"
-    activation_bits  of the inputs of quantised matrices. 12: hardly less exact than float; 8: faster, less exact
-    kv_dtype         how keys and values are kept: "f16", "int8" (half the memory, less exact), or "f32" (reference)
-    prefix_cache     reuse KV pages of equal prefixes
-    max_queue        requests that may wait before new ones are refused
-    speculation      "lookup", "draft", "auto" (both) or "off": where drafts for speculative decoding come from
-    draft            name or path of the draft model; None: there is none
+    ctx            tokens of prompt and output together that one sequence may have
+    max_seqs       sequences that run at once
+    token_budget   tokens that one step computes at most (bounds prefill chunks)
+    block_size     tokens a KV page
+    n_blocks       KV pages in the pool
+    threads        worker threads of a CPU backend
+    backend        "native" or "reference"
+    kv_dtype       how keys and values are kept: "f16", "int8" (half the memory, less exact), or "f32" (reference)
+    prefix_cache   reuse KV pages of equal prefixes
+    max_queue      requests that may wait before new ones are refused
+    speculation    "lookup", "draft", "auto" (both) or "off": where drafts for speculative decoding come from
+    draft          name or path of the draft model; None: there is none
+    loop_guard     "on", "off" or "auto" (for editors and for requests without max_tokens): end outputs that loop
+    max_output_tokens  output tokens of a request without max_tokens; None: what the context holds
     """
 
     ctx: int
@@ -49,9 +51,10 @@ class EngineConfig:
     n_blocks: int
     threads: int
     backend: str
-    activation_bits: int
     kv_dtype: str
     prefix_cache: bool
     max_queue: int
     speculation: str
     draft: str | None
+    loop_guard: str = "auto"
+    max_output_tokens: int | None = None

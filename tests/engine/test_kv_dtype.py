@@ -40,7 +40,6 @@ def small_llm(kv_dtype: str, *, n_blocks: int) -> LLM:
         "block_size": 16,
         "n_blocks": n_blocks,
         "threads": 2,
-        "activation_bits": 12,
         "kv_dtype": kv_dtype,
     }
     native = backends.create("native", tiny.program, tiny.tensors, **sizes, max_tokens=64, max_rows=80)

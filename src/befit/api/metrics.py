@@ -125,8 +125,15 @@ class Metrics:
         )
         yield counter("prefix_cache_hits_tokens", "Prompt tokens found in the prefix cache.", stats.cached_tokens_total)
         yield counter("preemptions", "Sequences that gave their pages back to be recomputed.", stats.preemptions_total)
+        yield counter("repetition_stops", "Outputs ended because they repeated themselves.", stats.loops_total)
         yield counter("steps", "Steps computed.", stats.steps_total)
         yield counter("step_tokens", "Tokens computed in steps, prompts and outputs together.", self._step_tokens)
+        if stats.cpu_seconds is not None:
+            yield counter(
+                "server_cpu_seconds",
+                "CPU time of the event loop and of the engine's thread outside the steps of the backend.",
+                stats.cpu_seconds,
+            )
         yield counter("spec_decode_num_drafts", "Times that a step verified drafts of a sequence.", stats.drafts_total)
         yield counter("spec_decode_num_draft_tokens", "Tokens drafted.", stats.drafted_tokens_total)
         yield counter("spec_decode_num_accepted_tokens", "Drafted tokens that were right.", stats.accepted_tokens_total)

@@ -21,7 +21,6 @@ def create(
     *,
     n_blocks: int,
     threads: int = 1,
-    activation_bits: int = 12,
     kv_dtype: str | None = None,
     max_tokens: int,
     max_rows: int,
@@ -32,7 +31,7 @@ def create(
     """Load `program` with `tensors` into a backend.
 
     n_blocks: pages of the KV pool. max_tokens, max_rows: the largest step (T and R of `StepBatch`).
-    threads and activation_bits (12 or 8, of the inputs of quantised matrices) concern the native backend.
+    threads: of the native backend.
     kv_dtype: how keys and values are kept: "f16" (default) or "int8" natively, "f32" by the reference.
     on_progress(done, total): bytes of weights read so far. release(tensor): called when the file's copy of a tensor is
     not needed any more. Raises UnsupportedModel when the backend cannot run the program, ConfigError when the weights
@@ -47,7 +46,6 @@ def create(
             block_size=block_size,
             n_blocks=n_blocks,
             threads=threads,
-            wide=activation_bits == 12,
             kv_dtype=kv_dtype or "f16",
             max_tokens=max_tokens,
             max_rows=max_rows,

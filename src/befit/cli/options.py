@@ -18,12 +18,6 @@ def engine_options(function: Function) -> Function:
     """How a model is loaded, for one conversation or for many."""
     for option in (
         click.option(
-            "--activation-bits",
-            type=click.Choice(["12", "8"]),
-            callback=lambda _context, _option, value: value and int(value),
-            help="8 is faster with many requests and less exact.  [default: 12]",
-        ),
-        click.option(
             "--kv-dtype",
             type=click.Choice(["f16", "int8"]),
             help="int8 halves the KV cache and is less exact.  [default: f16]",
@@ -41,6 +35,13 @@ def engine_options(function: Function) -> Function:
             type=POSITIVE,
             metavar="N",
             help="Tokens of prompt and output together.  [default: the model's, 8192 at most]",
+        ),
+        click.option(
+            "--loop-guard",
+            type=click.Choice(["auto", "on", "off"]),
+            default="auto",
+            show_default=True,
+            help="End output that repeats itself without end; auto: for editors, and where no --max-tokens is set.",
         ),
         click.option("--draft", metavar="MODEL", help="A smaller model with the same vocabulary that guesses ahead."),
         click.option(

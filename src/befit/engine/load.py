@@ -160,7 +160,6 @@ def _create(opened: _Opened, config: EngineConfig, on_progress: Callable[[int, i
         block_size=config.block_size,
         n_blocks=config.n_blocks,
         threads=config.threads,
-        activation_bits=config.activation_bits,
         kv_dtype=config.kv_dtype,
         max_tokens=config.token_budget,
         max_rows=config.max_seqs + SCORE_ROWS,
@@ -241,7 +240,7 @@ def _open_build(path: Path, options: EngineOptions, progress: bool) -> _Opened:
 
 
 def _rebuild(source: Path, path: Path, name: str, options: EngineOptions, progress: bool) -> Build:
-    from befit.engine.hardware import physical_cores
+    from befit.plan.hardware import physical_cores
     from befit.prepared.read import open_build
     from befit.prepared.write import build
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from befit.backends.base import F32
+
 FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
+LOOP_STOP_REASON = "repetition_detected"
+"""`stop_reason` of an output that the loop guard ended, as in vLLM; its finish_reason is "stop"."""
 
 
 @dataclass(slots=True)
@@ -20,7 +24,8 @@ class TokenLogprob:
 
 @dataclass(slots=True)
 class CompletionOutput:
-    """One continuation. stop_reason is the stop string or stop token id that ended it (None for end of sequence).
+    """One continuation. stop_reason is the stop string or stop token id that ended it (None for end of sequence),
+    or LOOP_STOP_REASON when the loop guard did.
 
     error is set together with finish_reason "error".
     """
@@ -53,7 +58,7 @@ class Delta:
 
     text may be empty while characters are incomplete or held back as a possible stop string; token_ids is always what
     was generated in the step. prompt_logprobs and cached_tokens come with the first delta of a request. error is set
-    together with finish_reason "error".
+    together with finish_reason "error". embedding is the pooled vector of a request that asked for one.
     """
 
     index: int
@@ -65,3 +70,4 @@ class Delta:
     prompt_logprobs: list[TokenLogprob | None] | None = None
     cached_tokens: int = 0
     error: Exception | None = None
+    embedding: F32 | None = None

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from befit.backends import BLOCK_SIZE
 from befit.config import EngineConfig, EngineOptions
-from befit.engine.hardware import available_memory, physical_cores
 from befit.errors import ConfigError, DoesNotFit
 from befit.models.program import Program
+from befit.plan.hardware import available_memory, physical_cores
 
 DEFAULT_CTX = 8192
 DEFAULT_MAX_SEQS = 64
@@ -38,19 +38,13 @@ def resolve(
 
     weight_bytes are those of the model and its draft model together; a KV page has room for both.
     """
-    for name in ("ctx", "max_seqs", "token_budget", "kv_tokens", "threads", "max_queue"):
+    for name in ("ctx", "max_seqs", "token_budget", "kv_tokens", "threads", "max_queue", "max_output_tokens"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; it must be at least 1.")
     backend = "native" if options.backend == "auto" else options.backend
     if backend not in _KV_DTYPES:
         raise ConfigError(f"backend is {backend!r}; choose auto, native or reference.")
-    if options.activation_bits not in (None, 8, 12):
-        raise ConfigError(f"activation_bits is {options.activation_bits}; choose 12 (exact) or 8 (faster in batches).")
-    if options.activation_bits and backend != "native":
-        raise ConfigError(
-            f"activation_bits is {options.activation_bits}, but the {backend} backend computes in float32."
-        )
     kv_dtype = options.kv_dtype or _KV_DTYPES[backend][0]
     if kv_dtype not in _KV_DTYPES[backend]:
         raise ConfigError(
@@ -66,6 +60,8 @@ def resolve(
             f"draft is {options.draft!r} but speculation is {options.speculation!r}, which would not use it; "
             "leave one of them out."
         )
+    if options.loop_guard not in ("auto", "on", "off"):
+        raise ConfigError(f"loop_guard is {options.loop_guard!r}; choose auto, on or off.")
     ctx = _ctx(options, program)
     max_seqs = options.max_seqs or DEFAULT_MAX_SEQS
     n_blocks = _blocks(
@@ -98,12 +94,13 @@ def resolve(
         n_blocks=n_blocks,
         threads=options.threads or physical_cores(root),
         backend=backend,
-        activation_bits=options.activation_bits or 12,
         kv_dtype=kv_dtype,
         prefix_cache=options.prefix_cache,
         max_queue=options.max_queue,
         speculation=options.speculation,
         draft=options.draft,
+        loop_guard=options.loop_guard,
+        max_output_tokens=options.max_output_tokens,
     )
 
 
@@ -117,8 +114,7 @@ def table(config: EngineConfig, program: Program, *, name: str, weight_bytes: in
         "KV cache": f"{kv_tokens} tokens in pages of {config.block_size}, {config.kv_dtype}, {_size(kv_bytes)}; "
         f"prefix cache {'on' if config.prefix_cache else 'off'}",
         "batch": f"{config.max_seqs} sequences at once, {config.token_budget} tokens a step",
-        "backend": f"{config.backend}, {config.threads} thread{'s' if config.threads > 1 else ''}"
-        + (f", {config.activation_bits}-bit activations" if config.backend == "native" else ""),
+        "backend": f"{config.backend}, {config.threads} thread{'s' if config.threads > 1 else ''}",
         "speculation": _speculation(config),
     }
     width = max(map(len, rows))

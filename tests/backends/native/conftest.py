@@ -16,14 +16,13 @@ def isa(request, monkeypatch):
 def load():
     """load(model, name="native", ...) -> a backend with a pool of 32 pages."""
 
-    def make(model, name="native", threads=2, activation_bits=12, kv_dtype=None, n_blocks=32):
+    def make(model, name="native", threads=2, kv_dtype=None, n_blocks=32):
         return backends.create(
             name,
             model.program,
             model.tensors,
             n_blocks=n_blocks,
             threads=threads,
-            activation_bits=activation_bits,
             kv_dtype=kv_dtype,
             max_tokens=256,
             max_rows=256,
