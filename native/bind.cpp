@@ -90,6 +90,16 @@ Activation activation(const std::string& name) {
   return Activation::gelu_erf;
 }
 
+void check_head_size(int dim) {
+  require(dim > 0 && dim % 32 == 0 && dim <= 512, "head size is " + std::to_string(dim) + "; it must be a multiple of 32, at most 512");
+}
+
+KvType kv_type_of(const std::string& name) {
+  if (name == "f16") return KvType::f16;
+  require(name == "int8", "unknown KV type " + name);
+  return KvType::int8;
+}
+
 struct BatchArrays {
   Ints tokens, positions, query_start, context_len;
   Table block_tables;
@@ -227,6 +237,28 @@ nb::tuple time_matmul(const std::string& isa, const Raw& raw, int rows, int colu
   return nb::make_tuple(product.weight_bytes(), times);
 }
 
+// See befit::attention: for tests.
+nb::object attend(const std::string& isa, int threads, const std::string& kv_type, int heads, int kv_heads, int window, float scale, const Rows& q,
+                  const Rows& k, const Rows& v, const std::vector<int>& table, const std::vector<int>& steps) {
+  const int n = (int)q.shape(0);
+  require(threads > 0 && kv_heads > 0 && heads > 0 && heads % kv_heads == 0 && window >= 0, "a group of heads for every KV head");
+  const int dim = (int)q.shape(1) / heads;
+  check_head_size(dim);
+  require((int)q.shape(1) == heads * dim && (int)k.shape(0) == n && (int)v.shape(0) == n && (int)k.shape(1) == kv_heads * dim &&
+              (int)v.shape(1) == kv_heads * dim,
+          "the shapes of queries, keys and values disagree");
+  int tokens = 0;
+  for (const int step : steps) {
+    require(step > 0, "a step needs a token");
+    tokens += step;
+  }
+  require(tokens == n && (int)table.size() >= (n + kPage - 1) / kPage, "the steps or the pages do not fit the tokens");
+  for (const int page : table) require(page >= 0, "a page has a negative number");
+  const std::vector<float> out = attention(*find_kernels(isa), threads, kv_type_of(kv_type), {heads, kv_heads, dim, window, scale}, q.data(),
+                                           k.data(), v.data(), table, steps);
+  return to_numpy({(size_t)n, (size_t)heads * dim}, out.data(), out.size());
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -256,6 +288,8 @@ NB_MODULE(_native, m) {
           return nb::cast(nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(out.data, {out.bytes()}, owner));
         },
         "raw"_a, "rows"_a, "columns"_a, "format"_a, "threads"_a);
+  m.def("attention", &attend, "isa"_a, "threads"_a, "kv_type"_a, "heads"_a, "kv_heads"_a, "window"_a, "scale"_a, "q"_a, "k"_a, "v"_a, "table"_a,
+        "steps"_a);
   m.def("dequantize", [](const Raw& raw, int rows, int columns, const std::string& format) {
     const Source s = source(raw, rows, columns, format);
     std::vector<float> out((size_t)rows * columns);
@@ -291,11 +325,11 @@ NB_MODULE(_native, m) {
 
   nb::class_<Model>(m, "Model")
       .def("__init__",
-           [](Model* self, const std::string& isa, int threads, int max_tokens, int max_rows, int pages) {
+           [](Model* self, const std::string& isa, int threads, const std::string& kv_type, int max_tokens, int max_rows, int pages) {
              require(threads > 0 && max_tokens > 0 && max_rows > 0 && pages > 0, "threads, tokens, rows and pages must be positive");
-             new (self) Model(*find_kernels(isa), threads, max_tokens, max_rows, pages);
+             new (self) Model(*find_kernels(isa), threads, kv_type_of(kv_type), max_tokens, max_rows, pages);
            },
-           "isa"_a, "threads"_a, "max_tokens"_a, "max_rows"_a, "pages"_a)
+           "isa"_a, "threads"_a, "kv_type"_a, "max_tokens"_a, "max_rows"_a, "pages"_a)
       .def("value", &Model::add_value, "width"_a, "floats"_a, "quantized"_a, "local"_a)
       .def("matrix", [](Model& m, int rows, int columns, const std::string& format) { return m.add_matrix(matrix_form(rows, columns, format)); },
            "rows"_a, "columns"_a, "format"_a, "Room for a matrix; `pack` or `read` must bring its weights before a step.")
@@ -369,15 +403,13 @@ NB_MODULE(_native, m) {
            "x"_a, "gate"_a, "up"_a, "gate_bias"_a.none(), "up_bias"_a.none(), "act"_a, "out"_a)
       .def("attention",
            [](Model& m, int q, int k, int v, int out, int heads, int kv_heads, int dim, float scale, int rope, int window,
-              const MaybeFloats& q_norm, const MaybeFloats& k_norm, float norm_eps) {
-             require(dim % 32 == 0 && dim <= 512, "head size is " + std::to_string(dim) + "; it must be a multiple of 32, at most 512");
+              const MaybeFloats& q_norm, const MaybeFloats& k_norm, float norm_eps, const MaybeFloats& k_center) {
+             check_head_size(dim);
              auto op = std::make_unique<AttentionOp>();
              op->q = q;
              op->k = k;
              op->v = v;
              op->out = out;
-             op->heads = heads;
-             op->kv_heads = kv_heads;
              op->dim = dim;
              op->scale = scale;
              op->rope = rope;
@@ -385,11 +417,14 @@ NB_MODULE(_native, m) {
              op->q_norm = exact(q_norm);
              op->k_norm = exact(k_norm);
              op->norm_eps = norm_eps;
+             require(!k_center || (int)k_center->size() == kv_heads * dim, "k_center needs a value for every KV head and channel");
+             op->k_center = exact(k_center);
              op->layer = m.add_layer(kv_heads, dim);
+             op->plan = m.plan(kv_heads, heads / kv_heads, dim, window);
              add(m, std::move(op));
            },
            "q"_a, "k"_a, "v"_a, "out"_a, "heads"_a, "kv_heads"_a, "dim"_a, "scale"_a, "rope"_a, "window"_a, "q_norm"_a.none(),
-           "k_norm"_a.none(), "norm_eps"_a)
+           "k_norm"_a.none(), "norm_eps"_a, "k_center"_a.none())
       .def("element",
            [](Model& m, const std::string& kind, int a, int b, int out, const std::string& act, bool rows_only) {
              auto op = std::make_unique<ElementOp>();
@@ -410,6 +445,7 @@ NB_MODULE(_native, m) {
            "logits"_a, "vocab"_a)
       .def_prop_ro("isa", [](const Model& m) { return m.kernels.isa; })
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
+      .def_prop_ro("kv_bytes", &Model::kv_bytes)
       .def("step",
            [](Model& m, std::vector<Sampler*> samplers, Ints tokens, Ints positions, Ints query_start, Ints context_len,
               Table block_tables, Ints rows, Ints targets, Ints logprobs, Ints drafts, Ints hidden) {

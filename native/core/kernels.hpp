@@ -33,6 +33,9 @@ constexpr int kCallTokens = 128;  // tokens of one matrix kernel call at most
 constexpr int kMaxColumns = 1 << 15;  // of a quantised matrix: so many products of bytes fit 32 bits
 constexpr int kPage = 16;         // tokens of a KV page
 constexpr int kAttnTile = 64;     // KV tokens of one softmax update
+constexpr int kAttnChunk = 256;   // KV tokens of one partial result of attention
+constexpr int kAttnExtra = 16;    // floats of a partial result besides the values: see AttendCall
+constexpr int kMaxHeadDim = 512;
 
 enum class Format : int { q4a, q4s, q5a, q5s, q6s, q8s, f32, f16, bf16 };
 constexpr int kPackedLayout = 2;
@@ -87,19 +90,31 @@ struct QAct {
   }
 };
 
-// Rows of one KV head: `rows` queries that read the same pages.
+// How keys and values lie in a page, one KV head after the other:
+//   f16    keys [dim][16], values [16][dim], as halves
+//   int8   keys [dim / 4][16][4], values [4][dim][4] (the inner 4 are tokens), as bytes b = q + 128 with q in -127..127;
+//          then 16 floats: the keys' scales, and 16: the values'
+enum class KvType : int { f16, int8 };
+constexpr size_t kv_head_bytes(KvType t, int dim) {  // of one page
+  return (size_t)2 * kPage * (t == KvType::f16 ? 2 * dim : dim + (int)sizeof(float));
+}
+
+// `rows` queries that read the same pages of one KV head, over the positions begin .. end-1 of their sequence. Each
+// kAttnChunk positions give a partial result: dim values not yet divided by the sum of weights, the largest score at [dim]
+// and the sum of weights at [dim + 1]. Partial results are joined in rising order.
 struct AttendCall {
-  const uint16_t* k;        // the layer's keys in page 0: [kv_head][dim][16]
-  const uint16_t* v;        // the layer's values in page 0: [kv_head][16][dim]
-  size_t page_stride;       // elements from a page to the next
+  const uint8_t* pages;     // the layer's page 0, at the KV head
+  size_t page_stride;       // bytes from a page to the next
   const int32_t* table;     // page numbers of the sequence
-  int kv_head, dim;
+  KvType type;
+  int dim;
+  int begin, end;           // begin is a multiple of kAttnChunk
   int rows;
-  const float* const* q;    // [rows] -> [dim], already multiplied by scale * log2(e)
-  float* const* out;        // [rows] -> [dim]
+  const float* q;           // [rows][dim], already multiplied by scale * log2(e)
   const int32_t* last;      // [rows] newest position the row sees
   const int32_t* first;     // [rows] oldest position the row sees
-  float* scratch;           // at least rows * (kAttnTile) floats
+  float* out;               // [rows][dim], finished; or when `apart`: [chunk][rows][dim + kAttnExtra], partial
+  bool apart;
 };
 
 struct Kernels {
@@ -118,7 +133,11 @@ struct Kernels {
   void (*add)(const float* a, const float* b, int n, float* out);
   // halves of x clamped to the finite range, NaN as 0: what is stored in the cache can never poison another sequence
   void (*to_half)(const float* x, int n, uint16_t* out);
+  // x as bytes q + 128 with q = round(x / scale) in -127..127, not finite values as to_half takes them; returns the scale
+  float (*to_int8)(const float* x, int n, uint8_t* out);
   void (*attend)(const AttendCall&);
+  // partial results [chunk][rows][dim + kAttnExtra] of all positions into finished ones, [rows][dim]
+  void (*join)(float* parts, int chunks, int rows, int dim, float* out);
   // largest value and its first index; false when any value is NaN or infinite
   bool (*peak)(const float* x, int n, float* max, int* index);
   // sum of exp((x - max) * scale)

@@ -29,8 +29,8 @@ void Value::allocate(int tokens, int threads) {
   }
 }
 
-Model::Model(const Kernels& k, int threads, int max_tokens_, int max_rows_, int pages_)
-    : kernels(k), pool(threads), max_tokens(max_tokens_), max_rows(max_rows_), pages(pages_) {}
+Model::Model(const Kernels& k, int threads, KvType kv_type_, int max_tokens_, int max_rows_, int pages_)
+    : kernels(k), pool(threads), kv_type(kv_type_), max_tokens(max_tokens_), max_rows(max_rows_), pages(pages_) {}
 
 int Model::add_value(int width, bool floats, bool quantized, bool local) {
   Value v;
@@ -67,14 +67,20 @@ int Model::add_rope(int dim, bool interleaved, float scale, std::vector<double> 
 }
 
 size_t Model::add_layer(int kv_heads, int head_dim) {
-  const size_t at = page_elements_;
-  page_elements_ += (size_t)2 * kv_heads * head_dim * kPage;
+  const size_t at = page_bytes_;
+  page_bytes_ += kv_heads * kv_head_bytes(kv_type, head_dim);
   return at;
+}
+
+AttentionPlan* Model::plan(int kv_heads, int share, int dim, int window) {
+  for (const std::unique_ptr<AttentionPlan>& p : plans_)
+    if (p->kv_heads == kv_heads && p->share == share && p->dim == dim && p->window == window) return p.get();
+  return plans_.emplace_back(std::make_unique<AttentionPlan>(kv_heads, share, dim, window)).get();
 }
 
 void Model::finish() {
   for (size_t i = 0; i < values.size(); i++) values[i].allocate((int)i == logits_ ? max_rows : max_tokens, pool.size());
-  kv_ = Memory(page_elements_ * (size_t)pages * sizeof(uint16_t));
+  kv_ = Memory(page_bytes_ * (size_t)pages);
 }
 
 void Model::run(const Batch& batch, int thread) {
@@ -91,7 +97,8 @@ void Model::run(const Batch& batch, int thread) {
     if (op->count(batch)) op->run(step);
 }
 
-void Model::begin() {
+void Model::begin(const Batch& batch) {
+  for (const std::unique_ptr<AttentionPlan>& p : plans_) p->make(batch, pool.size());
   for (const std::unique_ptr<Op>& op : ops_) {
     op->division.reset();
     op->next = 0;
@@ -99,7 +106,7 @@ void Model::begin() {
 }
 
 void Model::forward(const Batch& batch) {
-  begin();
+  begin(batch);
   pool.run([&](int thread) { run(batch, thread); });
 }
 
@@ -132,7 +139,7 @@ void Model::sample_row(const Batch& batch, int r, Sampled& out) {
 }
 
 std::vector<Sampled> Model::step(const Batch& batch) {
-  begin();
+  begin(batch);
   next_row_ = 0;
   std::vector<Sampled> out(batch.rows_count);
   pool.run([&](int thread) {

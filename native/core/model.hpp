@@ -8,6 +8,7 @@
 
 #include "core/gate.hpp"
 #include "core/kernels.hpp"
+#include "core/plan.hpp"
 #include "core/pool.hpp"
 #include "core/sampler.hpp"
 #include "core/weight.hpp"
@@ -118,7 +119,7 @@ struct Op {
 
 class Model {
  public:
-  Model(const Kernels& kernels, int threads, int max_tokens, int max_rows, int pages);
+  Model(const Kernels& kernels, int threads, KvType kv_type, int max_tokens, int max_rows, int pages);
 
   int add_value(int width, bool floats, bool quantized, bool local);
   int add_matrix(Matrix form);  // memory for it; its weights come later, from pack or read
@@ -126,8 +127,10 @@ class Model {
   // Weights that were packed before and lie in a file, from the bytes given. Throws std::runtime_error.
   void read(int file, const std::vector<std::pair<int, size_t>>& weights);
   int add_rope(int dim, bool interleaved, float scale, std::vector<double> inv_freq);
-  // Room in every page for a layer's keys and values; returns the offset in elements.
+  // Room in every page for a layer's keys and values; returns the offset in bytes.
   size_t add_layer(int kv_heads, int head_dim);
+  // The one for all layers of this shape.
+  AttentionPlan* plan(int kv_heads, int share, int dim, int window);
   void add_op(std::unique_ptr<Op> op) {
     op->division.allocate(pool.size());
     ops_.push_back(std::move(op));
@@ -136,7 +139,7 @@ class Model {
   void set_hidden(int value) { hidden_ = value; }
   void finish();
 
-  void begin();                                // every op's work is to be divided anew
+  void begin(const Batch&);                    // every op's work is to be divided anew
   void forward(const Batch&);                  // leaves the logits in the logits value
   std::vector<Sampled> step(const Batch&);     // forward, then sample or score each row
   float* logits(int row) { return values[logits_].row(values[logits_].shared(), row); }
@@ -147,16 +150,18 @@ class Model {
   }
   int hidden_width() const { return hidden_ < 0 ? 0 : values[hidden_].width; }
   int vocab() const { return vocab_; }
-  size_t page_elements() const { return page_elements_; }
+  size_t page_bytes() const { return page_bytes_; }
+  size_t kv_bytes() const { return kv_.bytes(); }
   size_t weight_bytes() const { return weights_.used(); }
 
   const Kernels& kernels;
   ThreadPool pool;
+  const KvType kv_type;
   const int max_tokens, max_rows, pages;
   std::vector<Value> values;
   std::vector<Matrix> matrices;
   std::vector<RopeTable> ropes;
-  uint16_t* kv() const { return (uint16_t*)kv_.data(); }
+  uint8_t* kv() const { return kv_.data(); }
 
  private:
   void run(const Batch&, int thread);
@@ -164,10 +169,11 @@ class Model {
   void sample_row(const Batch&, int row, Sampled&);
 
   std::vector<std::unique_ptr<Op>> ops_;
+  std::vector<std::unique_ptr<AttentionPlan>> plans_;
   std::atomic<int> next_row_{0};
   Arena weights_;
   Memory kv_;
-  size_t page_elements_ = 0;
+  size_t page_bytes_ = 0;
   int logits_ = -1, hidden_ = -1, vocab_ = 0;
 };
 

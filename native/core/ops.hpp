@@ -50,18 +50,22 @@ struct GatedOp : Op {
 // Norms and rotates queries and keys, writes the cache, attends. Shapes as in models/program.py.
 struct AttentionOp : Op {
   int q, k, v, out;
-  int heads, kv_heads, dim;
+  int dim;
   float scale;
   int rope = -1;
   int window = 0;  // 0: none
   std::vector<float> q_norm, k_norm;
+  std::vector<float> k_center;  // [kv_heads * dim] subtracted from keys before they are rounded to int8; may be empty
   float norm_eps;
   size_t layer;  // offset of the layer inside a page
+  AttentionPlan* plan;  // the model's
   void run(const Step&) override;
 
  private:
   void store(const Step&, int token, int seq, int head) const;
-  void attend(const Step&, int seq, int head, int from, int to) const;
+  void queries(const Step&, const AttentionPlan::Block&, int head, float* to) const;
+  void attend(const Step&, const AttentionPlan::Unit&, int head) const;
+  void finish(const Step&, const AttentionPlan::Block&, int head, const float* results) const;
   void rotate(const Step&, int token, float* x) const;
 };
 

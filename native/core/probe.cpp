@@ -53,7 +53,7 @@ double multiply_add_peak(const std::string& isa, bool integers, int threads, dou
 }
 
 Product::Product(const Kernels& kernels, const Source& source, const float* x, int tokens, int threads)
-    : model_(kernels, threads, tokens, tokens, 1), tokens_(tokens) {
+    : model_(kernels, threads, KvType::f16, tokens, tokens, 1), tokens_(tokens) {
   const int in = model_.add_value(source.columns, true, source.blocks != nullptr, false);
   out_ = model_.add_value(source.rows, true, false, false);
   op_.x = in;
@@ -77,6 +77,52 @@ void Product::run() {
   batch.tokens_count = tokens_;
   op_.division.reset();
   model_.pool.run([&](int t) { op_.run(Step{model_, batch, t, model_.pool.size()}); });
+}
+
+std::vector<float> attention(const Kernels& kernels, int threads, KvType type, const AttentionShape& shape, const float* q, const float* k,
+                             const float* v, const std::vector<int>& table, const std::vector<int>& steps) {
+  int tokens = 0, longest = 0;
+  for (const int n : steps) tokens += n, longest = std::max(longest, n);
+  const int width = shape.heads * shape.dim, kv_width = shape.kv_heads * shape.dim;
+  Model m(kernels, threads, type, longest, 1, 1 + *std::max_element(table.begin(), table.end()));
+  AttentionOp op;
+  op.q = m.add_value(width, true, false, false);
+  op.k = m.add_value(kv_width, true, false, false);
+  op.v = m.add_value(kv_width, true, false, false);
+  op.out = m.add_value(width, true, false, false);
+  op.dim = shape.dim;
+  op.scale = shape.scale;
+  op.window = shape.window;
+  op.layer = m.add_layer(shape.kv_heads, shape.dim);
+  op.plan = m.plan(shape.kv_heads, shape.heads / shape.kv_heads, shape.dim, shape.window);
+  m.finish();
+  std::vector<float> out((size_t)tokens * width);
+  int done = 0;
+  for (const int n : steps) {
+    const auto bring = [&](int value, const float* from, int columns) {
+      memcpy(m.values[value].shared().f, from + (size_t)done * columns, sizeof(float) * n * columns);
+    };
+    bring(op.q, q, width);
+    bring(op.k, k, kv_width);
+    bring(op.v, v, kv_width);
+    std::vector<int32_t> positions(n);
+    for (int i = 0; i < n; i++) positions[i] = done + i;
+    const int32_t start[2] = {0, n}, length = done + n;
+    Batch batch{};
+    batch.tokens_count = n;
+    batch.seqs = 1;
+    batch.blocks = (int)table.size();
+    batch.positions = positions.data();
+    batch.query_start = start;
+    batch.context_len = &length;
+    batch.block_tables = table.data();
+    op.plan->make(batch, threads);
+    op.next = 0;
+    m.pool.run([&](int t) { op.run(Step{m, batch, t, threads}); });
+    memcpy(&out[(size_t)done * width], m.values[op.out].shared().f, sizeof(float) * n * width);
+    done += n;
+  }
+  return out;
 }
 
 const float* Product::row(int token) { return model_.values[out_].row(model_.values[out_].shared(), token); }

@@ -29,6 +29,16 @@ class Product {
   int tokens_, out_;
 };
 
+// Attention of one sequence without rotation, as an Attention op computes it.
+struct AttentionShape {
+  int heads, kv_heads, dim, window;  // window 0: none
+  float scale;
+};
+// q and the result are [tokens, heads * dim], k and v [tokens, kv_heads * dim]. The sequence's pages are `table`; the tokens
+// come in `steps`, which add up to all of them.
+std::vector<float> attention(const Kernels&, int threads, KvType, const AttentionShape&, const float* q, const float* k, const float* v,
+                             const std::vector<int>& table, const std::vector<int>& steps);
+
 // Loops of one instruction set, see isa/probe.cpp. Each returns how many multiply-adds one turn of its loop makes.
 struct PeakLoops {
   long (*integers)(long turns);

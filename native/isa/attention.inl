@@ -1,128 +1,170 @@
-// Paged attention over half-precision KV with an online softmax (Milakov & Gimelshein, arXiv 1805.02867), in base 2.
+// Paged attention with an online softmax (Milakov & Gimelshein, arXiv 1805.02867), in base 2.
 //
-// A row's result depends only on its own query and pages: KV is always taken in tiles of 64 tokens that start at
-// multiples of 64, and a fully masked tile leaves the running state bit for bit as it was. So decode, chunked prefill
-// and whole prefill agree exactly.
+// A row's result depends only on its own query and pages: KV is always taken in tiles of 64 positions that start at
+// multiples of 64, tiles are summed up in chunks of 256 and chunks joined in rising order, and a fully masked tile or
+// chunk leaves the running state as it was. So decode, chunked and whole prefill agree exactly, however the chunks of a
+// sequence are shared out between threads.
 
-// Pages lie far apart, so the processor's own prefetching stops at each one's end: values are fetched while keys are
-// used, and the next tile's keys while values are.
-template <int R, int P>
-static void score_pages(const uint16_t* const* k, const uint16_t* const* v, int dim, const float* const* q, float (*s)[kAttnTile], int at) {
-  VF acc[P][NV][R];
-  for (int p = 0; p < P; p++)
-    for (int h = 0; h < NV; h++)
-      for (int r = 0; r < R; r++) acc[p][h][r] = f_zero();
-  for (int d = 0; d < dim; d++)
-#pragma GCC unroll 4
-    for (int p = 0; p < P; p++) {
-      prefetch(v[p] + d * kPage);
-#pragma GCC unroll 4
-      for (int h = 0; h < NV; h++) {
-        const VF x = f_load16(k[p] + d * kPage + h * kLanes);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) acc[p][h][r] = f_fma(x, f_set(q[r][d]), acc[p][h][r]);
-      }
-    }
-  for (int p = 0; p < P; p++)
-    for (int h = 0; h < NV; h++)
-      for (int r = 0; r < R; r++) f_store(s[r] + (at + p) * kPage + h * kLanes, acc[p][h][r]);
+constexpr float kNothing = -1e30f;  // the largest score where there is none
+
+// 2^x for x <= 0, and 0 below -127 or for NaN. Adding `shift` rounds x to an integer that lies in the sum's lowest bits, from
+// where it is moved into the exponent; the polynomial is within 3e-7 of 2^f for |f| <= 1/2.
+static inline VF exp2_below(VF x) {
+  const VF shift = f_set(0x1.8p23f);
+  const VF c = f_max(x, f_set(-127.0f));
+  const VF n = f_add(c, shift);
+  const VF f = f_sub(c, f_sub(n, shift));
+  VF p = f_set(1.3264727e-3f);
+  p = f_fma(p, f, f_set(9.6715130e-3f));
+  p = f_fma(p, f, f_set(5.5507336e-2f));
+  p = f_fma(p, f, f_set(2.4022242e-1f));
+  p = f_fma(p, f, f_set(6.9314700e-1f));
+  p = f_fma(p, f, f_set(1.0f));
+  return (VF)i_add((VI)p, i_shl<23>((VI)n));
 }
 
-template <int R, int D> static void mix_values(const uint16_t* const* v, const uint16_t* const* next, int pages, int dim, int d0,
-                                               const float (*s)[kAttnTile], const float* fade, float* const* out) {
-  VF acc[R][D];
-  for (int r = 0; r < R; r++)
-    for (int d = 0; d < D; d++) acc[r][d] = f_mul(f_load(out[r] + d0 + d * kLanes), f_set(fade[r]));
-  for (int p = 0; p < pages; p++)
-    for (int t = 0; t < kPage; t++) {
-      const uint16_t* row = v[p] + t * dim + d0;
-      for (int d = 0; d < D * kLanes; d += 32) prefetch(next[p] + t * dim + d0 + d);
-#pragma GCC unroll 4
-      for (int d = 0; d < D; d++) {
-        const VF x = f_load16(row + d * kLanes);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) acc[r][d] = f_fma(x, f_set(s[r][p * kPage + t]), acc[r][d]);
-      }
-    }
-  for (int r = 0; r < R; r++)
-    for (int d = 0; d < D; d++) f_store(out[r] + d0 + d * kLanes, acc[r][d]);
-}
+template <KvType T, int R> struct Group;  // R rows that are worked on together
 
-template <int R> static void attend_rows(const AttendCall& c, int r0) {
-  const float* const* q = c.q + r0;
-  float* const* out = c.out + r0;
-  float(*s)[kAttnTile] = (float(*)[kAttnTile])c.scratch;
-  int newest = c.last[r0], oldest = c.first[r0];
-  float top[R], total[R], fade[R];
+template <int R> struct Group<KvType::f16, R> {
+  const float* q[R];
+  Group(const AttendCall& c, int row) {
+    for (int r = 0; r < R; r++) q[r] = c.q + (size_t)(row + r) * c.dim;
+  }
+  void score(const uint8_t* const* page, int pages, int dim, float (*s)[kAttnTile]) const { score_tile<R>(q, page, pages, dim, s); }
+  void mix(const uint8_t* const* page, const uint8_t* const* next, int pages, int dim, float (*s)[kAttnTile], const VF* fade, float* const* out) {
+    mix_tile<R>(s, page, next, pages, dim, fade, out);
+  }
+};
+
+template <int R> struct Group<KvType::int8, R> {
+  Rounded<R> rounded;
+  Group(const AttendCall& c, int row) {
+    for (int r = 0; r < R; r++) round_query(rounded, r, c.q + (size_t)(row + r) * c.dim, c.dim);
+  }
+  void score(const uint8_t* const* page, int pages, int dim, float (*s)[kAttnTile]) const { score_tile<R>(rounded, page, pages, dim, s); }
+  void mix(const uint8_t* const* page, const uint8_t* const* next, int pages, int dim, float (*s)[kAttnTile], const VF* fade, float* const* out) {
+    for (int r = 0; r < R; r++) round_weights(rounded, r, page, pages, dim, s[r]);
+    mix_tile<R>(rounded, page, next, pages, dim, fade, out);
+  }
+};
+
+// The partial results of positions begin .. end-1, which lie in one chunk, for rows from `row` on.
+template <KvType T, int R> static void attend_chunk(const AttendCall& c, Group<T, R>& group, int row, int begin, int end, float* const* out) {
+  alignas(64) float s[R][kAttnTile];
+  float top[R];
+  VF total[R], fade[R];
   for (int r = 0; r < R; r++) {
-    if (c.last[r0 + r] > newest) newest = c.last[r0 + r];
-    if (c.first[r0 + r] < oldest) oldest = c.first[r0 + r];
-    top[r] = -1e30f;
-    total[r] = 0;
+    top[r] = kNothing;
+    total[r] = f_zero();
     for (int d = 0; d < c.dim; d += kLanes) f_store(out[r] + d, f_zero());
   }
-  const size_t head = (size_t)c.kv_head * c.dim * kPage;
-  for (int t0 = oldest / kAttnTile * kAttnTile; t0 <= newest; t0 += kAttnTile) {
-    const uint16_t *k[4], *v[4], *next[4];
-    int pages = (newest - t0) / kPage + 1;
+  const int final_page = (c.end - 1) / kPage;
+  for (int t0 = begin; t0 < end; t0 += kAttnTile) {
+    const uint8_t *page[4], *next[4];
+    const int from = t0 / kPage;
+    int pages = (end - 1) / kPage - from + 1;
     if (pages > 4) pages = 4;
     for (int p = 0; p < 4; p++) {
-      const size_t page = (size_t)c.table[t0 / kPage + (p < pages ? p : pages - 1)];
-      k[p] = c.k + page * c.page_stride + head;
-      v[p] = c.v + page * c.page_stride + head;
-      const int ahead = t0 / kPage + 4 + p;
-      next[p] = ahead <= newest / kPage ? c.k + (size_t)c.table[ahead] * c.page_stride + head : k[p];
+      page[p] = c.pages + (size_t)c.table[from + (p < pages ? p : pages - 1)] * c.page_stride;
+      const int ahead = from + 4 + p;
+      next[p] = ahead <= final_page ? c.pages + (size_t)c.table[ahead] * c.page_stride : page[p];
     }
-    if constexpr (R <= 2 && NV == 1) score_pages<R, 4>(k, v, c.dim, q, s, 0);
-    else if constexpr (R <= 4 && NV == 1) {
-      score_pages<R, 2>(k, v, c.dim, q, s, 0);
-      if (pages > 2) score_pages<R, 2>(k + 2, v + 2, c.dim, q, s, 2);
-    } else
-      for (int p = 0; p < pages; p++) score_pages<R, 1>(k + p, v + p, c.dim, q, s, p);
+    group.score(page, pages, c.dim, s);
     for (int r = 0; r < R; r++) {
-      const int last = c.last[r0 + r] - t0, first = c.first[r0 + r] - t0, end = pages * kPage;
-      for (int t = last < 0 ? 0 : last + 1; t < end; t++) s[r][t] = -__builtin_inff();
-      for (int t = 0; t < first && t < end; t++) s[r][t] = -__builtin_inff();
+      const int last = c.last[row + r] - t0, first = c.first[row + r] - t0, stop = pages * kPage;
+      for (int t = last < 0 ? 0 : last + 1; t < stop; t++) s[r][t] = -__builtin_inff();
+      for (int t = 0; t < first && t < stop; t++) s[r][t] = -__builtin_inff();
       VF m = f_set(top[r]);
-      for (int t = 0; t < end; t += kLanes) m = f_max(m, f_load(s[r] + t));
+      for (int t = 0; t < stop; t += kLanes) m = f_max(m, f_load(s[r] + t));
       const float peak = f_hmax(m);
       const VF high = f_set(peak);
       VF sum = f_zero();
-      for (int t = 0; t < end; t += kLanes) {
-        const VF e = exp2_(f_sub(f_load(s[r] + t), high));
+      for (int t = 0; t < stop; t += kLanes) {
+        const VF e = exp2_below(f_sub(f_load(s[r] + t), high));
         f_store(s[r] + t, e);
         sum = f_add(sum, e);
       }
-      float lane[kLanes];
-      f_store(lane, exp2_(f_set(top[r] - peak)));
-      fade[r] = lane[0];
-      total[r] = total[r] * fade[r] + f_hsum(sum);
+      fade[r] = exp2_below(f_set(top[r] - peak));
+      total[r] = f_fma(total[r], fade[r], sum);
       top[r] = peak;
     }
-    int d = 0;
-    if constexpr (R <= 4 && NV == 1)
-      for (; d + 4 * kLanes <= c.dim; d += 4 * kLanes) mix_values<R, 4>(v, next, pages, c.dim, d, s, fade, out);
-    for (; d < c.dim; d += 2 * kLanes) mix_values<R, 2>(v, next, pages, c.dim, d, s, fade, out);
+    group.mix(page, next, pages, c.dim, s, fade, out);
   }
   for (int r = 0; r < R; r++) {
-    const VF inverse = f_set(1.0f / total[r]);
-    for (int d = 0; d < c.dim; d += kLanes) f_store(out[r] + d, f_mul(f_load(out[r] + d), inverse));
+    out[r][c.dim] = top[r];
+    out[r][c.dim + 1] = f_hsum(total[r]);
+  }
+}
+
+// Not inlined, so that there is one way of rounding its sums.
+__attribute__((noinline)) static void join_row(float* into, const float* later, int dim) {
+  const float top = into[dim] > later[dim] ? into[dim] : later[dim];
+  const VF a = exp2_below(f_set(into[dim] - top)), b = exp2_below(f_set(later[dim] - top));
+  for (int d = 0; d < dim; d += kLanes) f_store(into + d, f_fma(f_load(later + d), b, f_mul(f_load(into + d), a)));
+  float total[kLanes];
+  f_store(total, f_fma(f_set(later[dim + 1]), b, f_mul(f_set(into[dim + 1]), a)));
+  into[dim] = top;
+  into[dim + 1] = total[0];
+}
+
+static void finish_row(const float* part, int dim, float* out) {
+  const VF inverse = f_set(1.0f / part[dim + 1]);
+  for (int d = 0; d < dim; d += kLanes) f_store(out + d, f_mul(f_load(part + d), inverse));
+}
+
+template <KvType T, int R> static void attend_rows(const AttendCall& c, int row) {
+  alignas(64) float all[R][kMaxHeadDim + kAttnExtra], chunk[R][kMaxHeadDim + kAttnExtra];
+  const int stride = c.dim + kAttnExtra;
+  int newest = 0, oldest = c.first[row];
+  for (int r = 0; r < R; r++) {
+    if (c.last[row + r] > newest) newest = c.last[row + r];
+    if (c.first[row + r] < oldest) oldest = c.first[row + r];
+  }
+  Group<T, R> group(c, row);
+  bool started = false;
+  for (int begin = c.begin; begin < c.end; begin += kAttnChunk) {
+    const int stop = begin + kAttnChunk < c.end ? begin + kAttnChunk : c.end;
+    const int from = oldest > begin ? oldest / kAttnTile * kAttnTile : begin, to = newest < stop ? newest + 1 : stop;
+    if (!c.apart && from >= to) continue;
+    float* out[R];
+    for (int r = 0; r < R; r++)
+      out[r] = c.apart ? c.out + ((size_t)(begin - c.begin) / kAttnChunk * c.rows + row + r) * stride : started ? chunk[r] : all[r];
+    attend_chunk<T, R>(c, group, row, from, to, out);
+    if (!c.apart && started)
+      for (int r = 0; r < R; r++) join_row(all[r], chunk[r], c.dim);
+    started = true;
+  }
+  if (!c.apart)
+    for (int r = 0; r < R; r++) finish_row(all[r], c.dim, c.out + (size_t)(row + r) * c.dim);
+}
+
+template <KvType T> static void attend_type(const AttendCall& c) {
+  for (int r = 0; r < c.rows;) {
+    const int left = c.rows - r, n = left < kMaxRows ? left : kMaxRows;
+    switch (n) {
+      case 1: attend_rows<T, 1>(c, r); break;
+      case 2: attend_rows<T, 2>(c, r); break;
+      case 3: attend_rows<T, kMaxRows < 3 ? 1 : 3>(c, r); break;
+      case 4: attend_rows<T, kMaxRows < 4 ? 1 : 4>(c, r); break;
+      case 5: attend_rows<T, kMaxRows < 5 ? 1 : 5>(c, r); break;
+      case 6: attend_rows<T, kMaxRows < 6 ? 1 : 6>(c, r); break;
+      case 7: attend_rows<T, kMaxRows < 7 ? 1 : 7>(c, r); break;
+      default: attend_rows<T, kMaxRows < 8 ? 1 : 8>(c, r); break;
+    }
+    r += n;
   }
 }
 
 static void attend(const AttendCall& c) {
-  for (int r = 0; r < c.rows;) {
-    const int left = c.rows - r, n = left < kMaxRows ? left : kMaxRows;
-    switch (n) {
-      case 1: attend_rows<1>(c, r); break;
-      case 2: attend_rows<2>(c, r); break;
-      case 3: attend_rows<kMaxRows < 3 ? 1 : 3>(c, r); break;
-      case 4: attend_rows<kMaxRows < 4 ? 1 : 4>(c, r); break;
-      case 5: attend_rows<kMaxRows < 5 ? 1 : 5>(c, r); break;
-      case 6: attend_rows<kMaxRows < 6 ? 1 : 6>(c, r); break;
-      case 7: attend_rows<kMaxRows < 7 ? 1 : 7>(c, r); break;
-      default: attend_rows<kMaxRows < 8 ? 1 : 8>(c, r); break;
-    }
-    r += n;
+  if (c.type == KvType::f16) attend_type<KvType::f16>(c);
+  else attend_type<KvType::int8>(c);
+}
+
+static void join(float* parts, int chunks, int rows, int dim, float* out) {
+  const int stride = dim + kAttnExtra;
+  for (int r = 0; r < rows; r++) {
+    float* all = parts + (size_t)r * stride;
+    for (int i = 1; i < chunks; i++) join_row(all, all + (size_t)i * rows * stride, dim);
+    finish_row(all, dim, out + (size_t)r * dim);
   }
 }

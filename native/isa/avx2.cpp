@@ -10,10 +10,12 @@ namespace befit::avx2 {
 #include "isa/expand.inl"
 #include "isa/gemm.inl"
 #include "isa/vector.inl"
+#include "isa/attention_f16.inl"
+#include "isa/attention_int8.inl"
 #include "isa/attention.inl"
 
 static const Kernels table = {"avx2",   gemm,  gemm_dense, quantize, rms_norm, layer_norm, activate,
-                              gated, add,   to_half,    attend,   peak,     sum_exp,    above};
+                              gated, add,   to_half,    to_int8,  attend,   join,     peak,     sum_exp,    above};
 }  // namespace befit::avx2
 
 const befit::Kernels* befit::kernels_avx2() { return &avx2::table; }

@@ -8,10 +8,12 @@ namespace befit::generic {
 #include "isa/expand.inl"
 #include "isa/gemm.inl"
 #include "isa/vector.inl"
+#include "isa/attention_f16.inl"
+#include "isa/attention_int8.inl"
 #include "isa/attention.inl"
 
 static const Kernels table = {"generic",   gemm,  gemm_dense, quantize, rms_norm, layer_norm, activate,
-                              gated, add,   to_half,    attend,   peak,     sum_exp,    above};
+                              gated, add,   to_half,    to_int8,  attend,   join,     peak,     sum_exp,    above};
 }  // namespace befit::generic
 
 const befit::Kernels* befit::kernels_generic() { return &generic::table; }

@@ -127,3 +127,25 @@ static inline VI i_pairs(VI acc, VI w, const int16_t* p) {
   return _mm256_add_epi32(acc, _mm256_madd_epi16(w, bcast4((const int8_t*)p)));
 }
 static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+// See simd_avx512.hpp.
+struct Acc {
+  VI first, second;  // a pair of lanes a result
+};
+struct VK {
+  VI first, second;
+};
+static inline Acc a_zero() { return {i_zero(), i_zero()}; }
+static inline VK k_load(const uint8_t* p) {
+  return {_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p + 1))};
+}
+static inline void a_dot(Acc& a, VK k, const uint8_t* w) {
+  long long x;
+  __builtin_memcpy(&x, w, 8);
+  const VI four = _mm256_set1_epi64x(x);
+  a.first = i_add(a.first, _mm256_madd_epi16(k.first, four));
+  a.second = i_add(a.second, _mm256_madd_epi16(k.second, four));
+}
+static inline VI a_total(const Acc& a) { return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a.first, a.second), 0xd8); }
+static inline void w_store(uint8_t* p, VI x) {
+  _mm_storeu_si128((__m128i*)p, _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+}

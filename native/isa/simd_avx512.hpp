@@ -110,3 +110,26 @@ static inline VI i_pairs(VI acc, VI w, const int16_t* p) {
 }
 static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 template <int Bits, int N> static inline VI i_dot_short(const VI*, const int8_t*);  // not used here
+// Sums of products of unsigned bytes and 16-bit integers, over groups of four: a lane's four bytes times the same four
+// integers for every lane. w_store lays integers out for it, kLanes of them at p + 2 * (their index).
+struct Acc {
+  VI high, low;
+};
+using VK = VI;
+static inline Acc a_zero() { return {i_zero(), i_zero()}; }
+static inline VK k_load(const uint8_t* p) { return i_load(p); }
+static inline void a_dot(Acc& a, VK k, const uint8_t* w) {
+  int32_t high, low;
+  __builtin_memcpy(&high, w, 4);
+  __builtin_memcpy(&low, w + 4, 4);
+  // Not the intrinsic: gcc 12 keeps its sums in memory.
+  asm("vpdpbusd %2, %1, %0" : "+v"(a.high) : "v"(k), "v"(_mm512_set1_epi32(high)));
+  asm("vpdpbusd %2, %1, %0" : "+v"(a.low) : "v"(k), "v"(_mm512_set1_epi32(low)));
+}
+static inline VI a_total(const Acc& a) { return i_add(i_shl<8>(a.high), a.low); }
+static inline void w_store(uint8_t* p, VI x) {
+  const VI high = i_sar<8>(i_add(x, i_set(128))), low = i_sub(x, i_shl<8>(high));
+  const __m128i h = _mm512_cvtepi32_epi8(high), l = _mm512_cvtepi32_epi8(low);
+  _mm_storeu_si128((__m128i*)p, _mm_unpacklo_epi32(h, l));
+  _mm_storeu_si128((__m128i*)p + 1, _mm_unpackhi_epi32(h, l));
+}

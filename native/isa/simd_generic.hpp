@@ -125,3 +125,18 @@ static inline VI i_pairs(VI acc, VI w, const int16_t* p) {
 }
 static inline void prefetch(const void* p) { __builtin_prefetch(p); }
 template <int Bits, int N> static inline VI i_dot_short(const VI*, const int8_t*);  // not used here
+// See simd_avx512.hpp.
+using Acc = VI;
+using VK = VB;
+static inline Acc a_zero() { return i_zero(); }
+static inline VK k_load(const uint8_t* p) { return (VK)i_load(p); }
+static inline void a_dot(Acc& a, VK k, const uint8_t* w) {
+  int16_t x[4];
+  __builtin_memcpy(x, w, 8);
+  for (int i = 0; i < 4; i++) a[i] += k[4 * i] * x[0] + k[4 * i + 1] * x[1] + k[4 * i + 2] * x[2] + k[4 * i + 3] * x[3];
+}
+static inline VI a_total(const Acc& a) { return a; }
+static inline void w_store(uint8_t* p, VI x) {
+  const int16_t y[4] = {(int16_t)x[0], (int16_t)x[1], (int16_t)x[2], (int16_t)x[3]};
+  __builtin_memcpy(p, y, 8);
+}

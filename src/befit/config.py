@@ -15,6 +15,7 @@ class EngineOptions:
     kv_tokens: int | None = None
     threads: int | None = None
     backend: str = "auto"
+    kv_dtype: str | None = None
     prefix_cache: bool = True
     max_queue: int = 4096
     speculation: str = "auto"
@@ -34,6 +35,7 @@ class EngineConfig:
     n_blocks       KV pages in the pool
     threads        worker threads of a CPU backend
     backend        "native" or "reference"
+    kv_dtype       how keys and values are kept: "f16", "int8" (half the memory, less exact), or "f32" (reference)
     prefix_cache   reuse KV pages of equal prefixes
     max_queue      requests that may wait before new ones are refused
     speculation    "lookup", "draft", "auto" (both) or "off": where drafts for speculative decoding come from
@@ -49,6 +51,7 @@ class EngineConfig:
     n_blocks: int
     threads: int
     backend: str
+    kv_dtype: str
     prefix_cache: bool
     max_queue: int
     speculation: str

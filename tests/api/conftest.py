@@ -89,6 +89,7 @@ class FakeEngine:
 
     def __post_init__(self) -> None:
         config = EngineConfig(
+            kv_dtype="f32",
             ctx=CTX,
             max_seqs=4,
             token_budget=64,

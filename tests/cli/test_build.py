@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def test_show_a_built_folder(source: Path, tmp_path: Path, capsys: pytest.Captur
     assert facts["folder"].strip() == str(out)
     assert facts["built from"].strip() == str(source)
     assert "every file has its size and SHA-256" in facts["verified"]
+    assert re.fullmatch(r" *[0-9.]+ k?B a token as f16, [0-9.]+ k?B a token as int8", facts["KV cache"])
     assert "Reading built" in shown.err
     assert main(["show", "--json", str(out)]) == 0
     built = json.loads(capsys.readouterr().out)
@@ -51,7 +53,7 @@ def test_show_a_built_folder(source: Path, tmp_path: Path, capsys: pytest.Captur
     plain = json.loads(capsys.readouterr().out)
     assert plain["build"] is None
     assert built["build"]["served_name"] == "tiny"
-    for name in ("parameters", "layers", "context", "tokenizer", "chat_template", "vocab_size"):
+    for name in ("parameters", "layers", "context", "kv_bytes_per_token", "tokenizer", "chat_template", "vocab_size"):
         assert built[name] == plain[name]
 
 

@@ -109,7 +109,7 @@ def test_serve_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr("befit.engine.load.load_model", load_model)
     numbers = ["--ctx=100", "--max-seqs=3", "--token-budget=64", "--kv-tokens=200", "--threads=2", "--max-queue=5"]
     guesses = ["--speculate=draft", "--draft=small"]
-    others = ["--backend=reference", "--no-prefix-cache"]
+    others = ["--backend=reference", "--no-prefix-cache", "--kv-dtype=int8"]
     assert main(["serve", "x:y", "--port=0", *others, *numbers, *guesses]) == 1
     assert main(["serve", "--port", "0"]) == 1
     assert asked == [
@@ -121,6 +121,7 @@ def test_serve_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pyt
                 token_budget=64,
                 kv_tokens=200,
                 threads=2,
+                kv_dtype="int8",
                 backend="reference",
                 prefix_cache=False,
                 max_queue=5,

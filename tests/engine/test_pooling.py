@@ -34,6 +34,7 @@ def engine(budget=16, n_blocks=16, prefix_cache=True):
         n_blocks=n_blocks,
         threads=1,
         backend="reference",
+        kv_dtype="f32",
         prefix_cache=prefix_cache,
         max_queue=100,
         speculation="lookup",

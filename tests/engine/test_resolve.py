@@ -80,6 +80,13 @@ def test_a_draft_model_has_its_own_keys_and_values_in_every_page(tmp_path: Path)
     assert "prompt lookup and draft model small" in table(got, PROGRAM, name="big", weight_bytes=GB, draft=small)
 
 
+def test_8_bit_keys_and_values_take_half_the_memory_and_their_scales(tmp_path: Path) -> None:
+    got, half = config(tmp_path), config(tmp_path, kv_dtype="int8")
+    assert (got.kv_dtype, half.kv_dtype) == ("f16", "int8")
+    assert half.n_blocks == pytest.approx(got.n_blocks * 128 / (64 + 4), abs=2)
+    assert ", int8, " in table(half, PROGRAM, name="tiny", weight_bytes=GB)
+
+
 def test_the_reference_backend_keeps_float32(tmp_path: Path) -> None:
     assert config(tmp_path, backend="reference").n_blocks == pytest.approx(config(tmp_path).n_blocks / 2, abs=1)
 
@@ -91,6 +98,8 @@ def test_the_reference_backend_keeps_float32(tmp_path: Path) -> None:
         ({"backend": "abacus"}, "choose auto, native or reference"),
         ({"max_seqs": 100, "token_budget": 50}, "token_budget is 50, too few for max_seqs 100"),
         ({"max_seqs": 8, "kv_tokens": 100}, "at most 7"),
+        ({"kv_dtype": "int4"}, "keeps keys and values as f16 or int8"),
+        ({"kv_dtype": "int8", "backend": "reference"}, "the reference backend keeps keys and values as f32"),
         ({"speculation": "always"}, "choose auto, lookup, draft or off"),
         ({"speculation": "draft"}, "there is no draft model; name one with draft"),
         ({"speculation": "off", "draft": "small"}, "draft is 'small' but speculation is 'off'"),

@@ -115,6 +115,7 @@ def test_head_counts_may_differ_by_layer():
     program = describe_changed(metadata={"llama.attention.head_count_kv": np.array([2, 4])}, shapes=shapes)
     assert [a.n_kv_heads for a in program.attentions()] == [2, 4]
     assert program.kv_bytes_per_token() == 2 * 2 * (2 + 4) * 32
+    assert program.kv_bytes_per_token("int8") == 2 * (2 + 4) * (32 + 4)  # a scale beside each key and value
 
 
 def test_defaults_of_the_gguf_specification():

@@ -21,6 +21,7 @@ def create(
     *,
     n_blocks: int,
     threads: int = 1,
+    kv_dtype: str | None = None,
     max_tokens: int,
     max_rows: int,
     block_size: int = BLOCK_SIZE,
@@ -31,6 +32,7 @@ def create(
 
     n_blocks: pages of the KV pool. max_tokens, max_rows: the largest step (T and R of `StepBatch`).
     threads: of the native backend.
+    kv_dtype: how keys and values are kept: "f16" (default) or "int8" natively, "f32" by the reference.
     on_progress(done, total): bytes of weights read so far. release(tensor): called when the file's copy of a tensor is
     not needed any more. Raises UnsupportedModel when the backend cannot run the program, ConfigError when the weights
     are packed for another one.
@@ -44,6 +46,7 @@ def create(
             block_size=block_size,
             n_blocks=n_blocks,
             threads=threads,
+            kv_dtype=kv_dtype or "f16",
             max_tokens=max_tokens,
             max_rows=max_rows,
             on_progress=on_progress,

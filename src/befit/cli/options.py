@@ -18,6 +18,11 @@ def engine_options(function: Function) -> Function:
     """How a model is loaded, for one conversation or for many."""
     for option in (
         click.option(
+            "--kv-dtype",
+            type=click.Choice(["f16", "int8"]),
+            help="int8 halves the KV cache and is less exact.  [default: f16]",
+        ),
+        click.option(
             "--backend",
             type=click.Choice(["auto", "native", "reference"]),
             default="auto",

@@ -165,6 +165,7 @@ def _create(opened: _Opened, config: EngineConfig, on_progress: Callable[[int, i
         block_size=config.block_size,
         n_blocks=config.n_blocks,
         threads=config.threads,
+        kv_dtype=config.kv_dtype,
         max_tokens=config.token_budget,
         max_rows=config.max_seqs + SCORE_ROWS,
         on_progress=on_progress,

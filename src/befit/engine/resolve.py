@@ -21,7 +21,8 @@ KV_SHARE = 0.25
 WORKING_MEMORY = 150 * 10**6
 """Bytes for the interpreter, its libraries and activations."""
 
-_KV_ELEMENT_BYTES = {"native": 2, "reference": 4}
+_KV_DTYPES = {"native": ("f16", "int8"), "reference": ("f32",)}
+"""What each backend can keep keys and values as; the first is the default."""
 
 
 def resolve(
@@ -42,8 +43,14 @@ def resolve(
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; it must be at least 1.")
     backend = "native" if options.backend == "auto" else options.backend
-    if backend not in _KV_ELEMENT_BYTES:
+    if backend not in _KV_DTYPES:
         raise ConfigError(f"backend is {backend!r}; choose auto, native or reference.")
+    kv_dtype = options.kv_dtype or _KV_DTYPES[backend][0]
+    if kv_dtype not in _KV_DTYPES[backend]:
+        raise ConfigError(
+            f"kv_dtype is {kv_dtype!r}; the {backend} backend keeps keys and values as "
+            f"{' or '.join(_KV_DTYPES[backend])}."
+        )
     if options.speculation not in ("auto", "lookup", "draft", "off"):
         raise ConfigError(f"speculation is {options.speculation!r}; choose auto, lookup, draft or off.")
     if options.speculation == "draft" and options.draft is None:
@@ -62,7 +69,7 @@ def resolve(
         ctx=ctx,
         max_seqs=max_seqs,
         block_size=block_size,
-        token_bytes=sum(each.kv_bytes_per_token(_KV_ELEMENT_BYTES[backend]) for each in (program, draft) if each),
+        token_bytes=_token_bytes(kv_dtype, program, draft),
         weight_bytes=weight_bytes,
         available=available_memory(root),
     )
@@ -87,6 +94,7 @@ def resolve(
         n_blocks=n_blocks,
         threads=options.threads or physical_cores(root),
         backend=backend,
+        kv_dtype=kv_dtype,
         prefix_cache=options.prefix_cache,
         max_queue=options.max_queue,
         speculation=options.speculation,
@@ -99,12 +107,11 @@ def resolve(
 def table(config: EngineConfig, program: Program, *, name: str, weight_bytes: int, draft: Program | None = None) -> str:
     """The resolved settings for people to read, a line a subject."""
     kv_tokens = config.n_blocks * config.block_size
-    element = _KV_ELEMENT_BYTES[config.backend]
-    kv_bytes = kv_tokens * sum(each.kv_bytes_per_token(element) for each in (program, draft) if each)
+    kv_bytes = kv_tokens * _token_bytes(config.kv_dtype, program, draft)
     rows = {
         "model": f"{name} ({program.family}, {program.n_layers} layers, weights {_size(weight_bytes)})",
         "context": f"{config.ctx} tokens (the model allows {program.max_context})",
-        "KV cache": f"{kv_tokens} tokens in pages of {config.block_size}, {_size(kv_bytes)}; "
+        "KV cache": f"{kv_tokens} tokens in pages of {config.block_size}, {config.kv_dtype}, {_size(kv_bytes)}; "
         f"prefix cache {'on' if config.prefix_cache else 'off'}",
         "batch": f"{config.max_seqs} sequences at once, {config.token_budget} tokens a step",
         "backend": f"{config.backend}, {config.threads} thread{'s' if config.threads > 1 else ''}",
@@ -112,6 +119,11 @@ def table(config: EngineConfig, program: Program, *, name: str, weight_bytes: in
     }
     width = max(map(len, rows))
     return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
+
+
+def _token_bytes(kv_dtype: str, program: Program, draft: Program | None) -> int:
+    """Bytes of the KV cache that a token takes in the model and its draft model."""
+    return sum(each.kv_bytes_per_token(kv_dtype) for each in (program, draft) if each)
 
 
 def _speculation(config: EngineConfig) -> str:

@@ -15,6 +15,9 @@ from typing import Literal, TypeAlias
 
 Activation: TypeAlias = Literal["silu", "gelu_tanh", "gelu_erf"]
 
+KV_BYTES = {"f16": (2, 0), "int8": (1, 4), "f32": (4, 0)}
+"""Ways of keeping keys and values: bytes of an element, and of the scale beside each key and value of a head."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rope:
@@ -148,6 +151,7 @@ class Program:
         names = (getattr(op, field, None) for op in self.ops for field in fields)
         return list(dict.fromkeys(name for name in names if name))
 
-    def kv_bytes_per_token(self, bytes_per_element: int = 2) -> int:
-        """Bytes of KV cache that one token takes over all layers."""
-        return sum(2 * op.n_kv_heads * op.head_dim * bytes_per_element for op in self.attentions())
+    def kv_bytes_per_token(self, kv_dtype: str = "f16") -> int:
+        """Bytes of KV cache that one token takes over all layers; kv_dtype is one of `KV_BYTES`."""
+        element, vector = KV_BYTES[kv_dtype]
+        return sum(2 * op.n_kv_heads * (op.head_dim * element + vector) for op in self.attentions())

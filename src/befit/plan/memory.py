@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 
-from befit.models.program import Act, Add, Attention, Embed, GatedAct, Linear, Logits, Norm, Op, Program
+from befit.models.program import KV_BYTES, Act, Add, Attention, Embed, GatedAct, Linear, Logits, Norm, Op, Program
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -26,9 +26,6 @@ _PATTERNS = tuple(
         ("mlp", r"ffn|mlp|feed_forward|block_sparse_moe"),
     )
 )
-
-KV_BYTES = {"f16": (2, 0), "int8": (1, 4)}
-"""Bytes of an element, and of the scale beside each key and each value."""
 
 
 @lru_cache(maxsize=1 << 14)
@@ -112,7 +109,7 @@ class Model:
 
 def kv_bytes_per_token(program: Program, kv_dtype: str = "f16") -> int:
     """Bytes of KV cache that a token takes over all layers. Windowed layers keep every token too."""
-    return sum(layer_kv_bytes(op, kv_dtype) for op in program.attentions())
+    return program.kv_bytes_per_token(kv_dtype)
 
 
 def layer_kv_bytes(op: Attention, kv_dtype: str) -> int:

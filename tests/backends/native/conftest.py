@@ -14,15 +14,16 @@ def isa(request, monkeypatch):
 
 @pytest.fixture
 def load():
-    """load(model, name="native", ...) -> a backend with 32 pages."""
+    """load(model, name="native", ...) -> a backend with a pool of 32 pages."""
 
-    def make(model, name="native", threads=2):
+    def make(model, name="native", threads=2, kv_dtype=None, n_blocks=32):
         return backends.create(
             name,
             model.program,
             model.tensors,
-            n_blocks=32,
+            n_blocks=n_blocks,
             threads=threads,
+            kv_dtype=kv_dtype,
             max_tokens=256,
             max_rows=256,
         )

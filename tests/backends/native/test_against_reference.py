@@ -46,16 +46,17 @@ def test_every_weight_type_agrees_within_the_error_of_its_activations(load, kind
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-@pytest.mark.parametrize("storage", ["f32", "q8_0"])
-def test_chunks_and_decode_give_the_same_bits_as_one_prefill(load, family, storage):
-    backend = load(tiny_model(family, storage=storage))
+@pytest.mark.parametrize(("storage", "kv_dtype"), [("f32", "f16"), ("q8_0", "f16"), ("q8_0", "int8")])
+def test_chunks_and_decode_give_the_same_bits_as_one_prefill(load, family, storage, kv_dtype):
+    backend = load(tiny_model(family, storage=storage), kv_dtype=kv_dtype)
     whole = logits_of(backend, TOKENS)
     for chunks in ([40, 60], [1] * 100, [17, 1, 1, 30, 51], [99, 1]):
         assert np.array_equal(logits_of(backend, TOKENS, chunks=chunks), whole)
 
 
-def test_company_in_the_batch_changes_no_bit(load):
-    backend = load(tiny_model("llama", storage="q4_0"))
+@pytest.mark.parametrize("kv_dtype", ["f16", "int8"])
+def test_company_in_the_batch_changes_no_bit(load, kv_dtype):
+    backend = load(tiny_model("llama", storage="q4_0"), kv_dtype=kv_dtype)
     alone = logits_of(backend, TOKENS[:50], pages=[9, 3, 20, 7])
     others = [Seq([10, 11, 12, 13]), Seq([14, 15]), Seq([16])]
     mine = Seq([9, 3, 20, 7])
@@ -65,10 +66,54 @@ def test_company_in_the_batch_changes_no_bit(load):
     assert np.array_equal(backend.logits(make_batch(16, work))[2], alone[49])
 
 
+@pytest.mark.parametrize("kv_dtype", ["f16", "int8"])
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
-def test_the_number_of_threads_changes_no_bit(load, threads):
+def test_the_number_of_threads_changes_no_bit(load, threads, kv_dtype):
     model = tiny_model("qwen2", storage="q5_0")
-    assert np.array_equal(logits_of(load(model, threads=threads), TOKENS), logits_of(load(model), TOKENS))
+    several, one = (load(model, threads=n, kv_dtype=kv_dtype, n_blocks=64) for n in (threads, 1))
+    long = TOKENS * 8  # long enough to be shared out between threads
+    chunks = [200, 56, 1, 1, 242, 250, 1, 49]
+    assert np.array_equal(logits_of(several, long, chunks=chunks), logits_of(one, long, chunks=[200] * 4))
+
+
+@pytest.mark.parametrize("kv_dtype", ["f16", "int8"])
+@pytest.mark.parametrize("window", [0, 300])
+def test_a_long_context_shared_between_threads_changes_no_bit(load, kv_dtype, window):
+    model = tiny_model("llama", storage="q8_0", attention__sliding_window=window)
+    backend = load(model, threads=3, kv_dtype=kv_dtype, n_blocks=80)
+    long = TOKENS * 6
+    whole = logits_of(backend, long, chunks=[250, 250, 100])
+    mine = Seq(list(range(38)))
+    backend.logits(make_batch(16, [(mine, long[:250])]))
+    backend.logits(make_batch(16, [(mine, long[250:500])]))
+    crowd = [(Seq([40 + i]), [i]) for i in range(30)]  # enough for every thread: nobody's positions are shared out
+    steps = [([(mine, long[500:501])], 0), ([*crowd, (mine, long[501:502])], 30), ([(mine, long[502:510])], 0)]
+    at = 500
+    for work, row in steps:
+        got = backend.logits(make_batch(16, work))[row:]
+        assert np.array_equal(got, whole[at : at + len(got)])
+        at += len(got)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_keys_and_values_of_8_bits_agree_roughly(isa, load, family):
+    model = tiny_model(family)
+    agree(logits_of(load(model, kv_dtype="int8"), TOKENS), logits_of(load(model, "reference"), TOKENS), 0.1)
+
+
+def test_large_biases_of_keys_in_slow_channels_cost_no_precision(load):
+    model = tiny_model("qwen2", rope__freq_base=1e6)
+    for name, tensor in model.tensors.items():
+        if name.endswith("attn_k.bias"):
+            tensor.data.reshape(-1, 2, 16)[:, :, 15] = [90, -120]  # the pair of channels that turns slowest
+    agree(logits_of(load(model, kv_dtype="int8"), TOKENS), logits_of(load(model, "reference"), TOKENS), 0.1)
+
+
+@pytest.mark.parametrize("kv_dtype", ["f16", "int8"])
+def test_the_pool_takes_the_memory_that_was_accounted_for(load, kv_dtype):
+    model = tiny_model("llama", head_dim=96, hidden=128)
+    token = model.program.kv_bytes_per_token(kv_dtype)
+    assert load(model, kv_dtype=kv_dtype).kv_bytes == 32 * 16 * token
 
 
 def test_a_poisoned_sequence_leaves_the_pages_it_frees_harmless(load):

@@ -53,7 +53,7 @@ def test_sizes_are_known_before(kind):
 
 def test_what_does_not_fit_is_refused(tmp_path):
     raw, tiles = packed("q4_0")
-    model = _native.Model("generic", 1, 1, 1, 1)
+    model = _native.Model("generic", 1, "f16", 1, 1, 1)
     matrix = model.matrix(35, 512, "q4_0")
     with pytest.raises(ValueError, match="matrix bytes"):
         model.pack([(matrix, raw[1:], "q4_0")])

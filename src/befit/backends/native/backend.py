@@ -42,6 +42,7 @@ class NativeBackend:
         block_size: int,
         n_blocks: int,
         threads: int,
+        kv_dtype: str,
         max_tokens: int,
         max_rows: int,
         on_progress: Callable[[int, int], None] | None = None,
@@ -52,8 +53,10 @@ class NativeBackend:
         self.block_size = block_size
         self.n_blocks = n_blocks
         self.isa = choose_isa()
-        model = _native.Model(self.isa, threads, max_tokens, max_rows, n_blocks)
-        lowering = Lowering(model, program, tensors, on_progress=on_progress, release=release)
+        model = _native.Model(self.isa, threads, kv_dtype, max_tokens, max_rows, n_blocks)
+        lowering = Lowering(
+            model, program, tensors, center_keys=kv_dtype == "int8", on_progress=on_progress, release=release
+        )
         lowering.run()
         self._tables = lowering.tables  # the model reads embedding rows from these as they lie in the file
         self._model: _native.Model | None = model
@@ -64,6 +67,11 @@ class NativeBackend:
         if self._model is None:
             raise ConfigError("This backend was closed; load the model again.")
         return self._model
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV pool."""
+        return self.model.kv_bytes
 
     @property
     def weight_bytes(self) -> int:

@@ -13,6 +13,7 @@ from itertools import groupby
 import numpy as np
 
 from befit.backends.native import _native
+from befit.backends.native.keys import key_center
 from befit.backends.native.uses import Buffer, Uses, out_of
 from befit.errors import CorruptFile, UnsupportedModel
 from befit.models.program import Act, Add, Attention, Embed, GatedAct, Linear, Logits, Norm, Op, Program, Rope
@@ -32,10 +33,12 @@ class Lowering:
         program: Program,
         tensors: Mapping[str, Weight],
         *,
+        center_keys: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
         release: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.model = model
+        self.center_keys = center_keys
         self.program = program
         self.ops = program.ops
         self.tensors = tensors
@@ -152,7 +155,13 @@ class Lowering:
             self._vector(op.q_norm) if op.q_norm else None,
             self._vector(op.k_norm) if op.k_norm else None,
             op.norm_eps,
+            key_center(op, self._bias_of_keys(i, op)) if self.center_keys else None,
         )
+
+    def _bias_of_keys(self, i: int, op: Attention) -> F32 | None:
+        """The bias of the matrix that op i's keys come from directly, if it has one."""
+        writer = next(o for o in reversed(self.ops[:i]) if out_of(o) == op.k)
+        return self._vector(writer.bias) if isinstance(writer, Linear) and writer.bias else None
 
     def _element(self, i: int, kind: str, a: str, b: str | None, act: str = "silu") -> None:
         left, right = self._read(a), self._read(b) if b else -1
