@@ -134,7 +134,7 @@ async def test_sixteen_at_once(server):
     [
         ({"model": "gpt-4"}, openai.NotFoundError, "model", "model_not_found"),
         ({"temperature": -1}, openai.BadRequestError, "temperature", "invalid_request"),
-        ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format", "unsupported_field"),
+        ({"modalities": ["audio"]}, openai.BadRequestError, "modalities", "unsupported_field"),
         ({"messages": [{"role": "user", "content": "a " * 3000}]}, openai.BadRequestError, "messages", None),
         ({"logit_bias": {"99999999": 1}}, openai.BadRequestError, "logit_bias", "invalid_request"),
     ],

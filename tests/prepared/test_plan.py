@@ -46,8 +46,8 @@ def test_the_same_program_gives_the_same_bytes() -> None:
 def test_sizes() -> None:
     assert plain_bytes("w", "q4_0", (3, 64)) == 3 * 2 * 18
     assert plain_bytes("w", "bf16", (3, 5)) == 30
-    # Rows come in tiles of 16; a group of 32 columns takes its integers and a scale a row.
-    assert packed_bytes("w", "q4_0", (17, 64)) == 2 * 2 * (256 + 32)
+    # Rows come in tiles of 16; a group of 32 columns takes its integers and a step a row, and a row a unit.
+    assert packed_bytes("w", "q4_0", (17, 64)) == 2 * (2 * (256 + 32) + 64)
     assert packed_bytes("w", "f32", (3, 5)) == 16 * 5 * 4
 
 

@@ -58,6 +58,7 @@ def byte_model(backend: str = "reference", **changes: Any) -> LoadedModel:
         "backend": backend,
         "prefix_cache": True,
         "max_queue": 100,
+        "kv_dtype": "f32" if backend == "reference" else "f16",
         "speculation": "off",
         "draft": None,
     }
