@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,7 @@ class ByteTokenizer:
     bos_id = BOS
     eos_ids = frozenset({END})
     adds_bos = True
+    control_tokens: Mapping[str, int] = {"<|begin|>": BOS, "<|end|>": END}
 
     def __init__(self) -> None:
         self._special = {BOS: "<|begin|>", END: "<|end|>"}
@@ -98,7 +100,9 @@ class FakeEngine:
             speculation="off",
             draft=None,
         )
-        self.model = SimpleNamespace(name="fake", tokenizer=ByteTokenizer(), config=config, metadata={})
+        self.model = SimpleNamespace(
+            name="fake", path=Path("fake.gguf"), tokenizer=ByteTokenizer(), config=config, metadata={}
+        )
 
     def stats(self) -> EngineStats:
         return EngineStats(

@@ -92,16 +92,23 @@ UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def check_extra(extra: Mapping[str, Any], inside: str = "") -> list[str]:
+def check_extra(
+    extra: Mapping[str, Any],
+    inside: str = "",
+    *,
+    hints: frozenset[str] = HINTS,
+    unsupported: Mapping[str, Callable[[Any], bool]] = UNSUPPORTED,
+) -> list[str]:
     """Sort the undeclared fields of a request (or of the object `inside` it); returns the names that nobody knows.
 
-    Raises UnsupportedField for the first field whose value asks for something befit does not do.
+    hints and unsupported: another protocol's. Raises UnsupportedField for the first field whose value asks for
+    something befit does not do.
     """
     unknown = []
     for name, value in extra.items():
-        if name in HINTS:
+        if name in hints:
             continue
-        harmless = UNSUPPORTED.get(name)
+        harmless = unsupported.get(name)
         if harmless is None:
             unknown.append(inside + name)
         elif not harmless(value):

@@ -9,9 +9,17 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from befit.api.llamacpp import types as llamacpp
+from befit.api.llamacpp.props import TemplateRequest
 from befit.api.openai.types import ChatRequest, CompletionRequest
 
-_BODIES: dict[str, type[BaseModel]] = {"/v1/completions": CompletionRequest, "/v1/chat/completions": ChatRequest}
+_BODIES: dict[str, type[BaseModel]] = {
+    "/v1/completions": CompletionRequest,
+    "/v1/chat/completions": ChatRequest,
+    "/infill": llamacpp.InfillRequest,
+    "/completion": llamacpp.RawRequest,
+    "/apply-template": TemplateRequest,
+}
 _REFERENCE = "#/components/schemas/{model}"
 
 

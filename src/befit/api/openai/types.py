@@ -15,6 +15,8 @@ from befit.errors import InvalidRequest, UnsupportedField
 from befit.sampling import MAX_LOGPROBS, SamplingParams
 
 MAX_ERRORS_SHOWN = 10
+NO_LIMIT = -1
+"""As max_tokens, what llama.cpp's and Ollama's clients send for "as many as the context holds"."""
 
 
 def _one_or_many(value: Any) -> Any:
@@ -31,6 +33,16 @@ class StreamOptions(BaseModel):
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+
+
+class EditorOptions(BaseModel):
+    """`options` as Ollama has them, which Twinny sends to OpenAI endpoints too. The request's own fields go first."""
+
+    model_config = ConfigDict(extra="allow")
+
+    temperature: float | None = None
+    num_predict: int | None = None
+    stop: Strings | None = None
 
 
 class GenerationRequest(BaseModel):
@@ -127,13 +139,19 @@ class CompletionRequest(GenerationRequest):
     """`/v1/completions`. `prompt` is a string, a list of strings, token ids, or a list of token id lists."""
 
     prompt: Any = None
+    suffix: str | None = None
     echo: bool | None = None
     logprobs: int | None = None
     best_of: int | None = None
+    n_predict: int | None = None
+    options: EditorOptions | None = None
 
     def check(self) -> None:
         """Refuse contradictions; `best_of` must equal `n`, since befit returns every continuation that it makes."""
         super().check()
+        self._take_options()
+        if self.suffix and self.echo:
+            raise InvalidRequest("echo and suffix exclude each other: the text is between the two; send one.", "echo")
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise InvalidRequest(
                 f"best_of is {self.best_of} and n is {self.n or 1}; befit returns all it generates: set n alone.",
@@ -142,9 +160,18 @@ class CompletionRequest(GenerationRequest):
         if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
             raise InvalidRequest("max_tokens is 0; that needs echo or prompt_logprobs, else raise it.", "max_tokens")
 
+    def _take_options(self) -> None:
+        """Fill fields that are not given from their names elsewhere; -1 is llama.cpp's and Ollama's "no limit"."""
+        options = self.options or EditorOptions()
+        self._ignored += check_extra(options.model_extra or {}, "options.")
+        for limit in (self.n_predict, options.num_predict):
+            self.max_tokens = limit if self.max_tokens is None else self.max_tokens
+        self.temperature = options.temperature if self.temperature is None else self.temperature
+        self.stop = options.stop if self.stop is None else self.stop
+
     def sampling(self, room: int) -> SamplingParams:
         """Parameters for a prompt that leaves `room` tokens of context; max_tokens is 16 unless given, as at OpenAI."""
-        max_tokens = 16 if self.max_tokens is None else self.max_tokens
+        max_tokens = 16 if self.max_tokens is None else room if self.max_tokens == NO_LIMIT else self.max_tokens
         prompt_logprobs = self.prompt_logprobs
         if self.echo and self.logprobs is not None:
             prompt_logprobs = max(self.logprobs, prompt_logprobs or 0)
@@ -204,17 +231,25 @@ class ChatRequest(GenerationRequest):
     def sampling(self, room: int) -> SamplingParams:
         """Parameters for a prompt that leaves `room` tokens of context, all of which may be used unless limited."""
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        max_tokens = room if self.limit is None else min(self.limit, room)
+        max_tokens = room if self.limit in (None, NO_LIMIT) else min(self.limit, room)
         return self._sampling(max_tokens, logprobs, self.prompt_logprobs)
 
 
 Request = TypeVar("Request", bound=GenerationRequest)
+Body = TypeVar("Body", bound=BaseModel)
 
 
 def parse(kind: type[Request], body: bytes) -> Request:
-    """The request in a JSON body. Raises InvalidRequest, naming the first field that is wrong."""
+    """The request in a JSON body, checked. Raises InvalidRequest, naming the first field that is wrong."""
+    request = parse_json(kind, body)
+    request.check()
+    return request
+
+
+def parse_json(kind: type[Body], body: bytes) -> Body:
+    """A JSON body with fields of the right types. Raises InvalidRequest, naming the first that is not."""
     try:
-        request = kind.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
         if details[0]["type"] == "json_invalid":
@@ -224,5 +259,3 @@ def parse(kind: type[Request], body: bytes) -> Request:
         text = "; ".join(lines[:MAX_ERRORS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
         loc = details[0]["loc"]
         raise InvalidRequest(text + ".", str(loc[0]) if loc else None) from None
-    request.check()
-    return request
