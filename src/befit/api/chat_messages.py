@@ -86,8 +86,8 @@ def attempts(messages: list[dict[str, Any]], *, fold_system: bool) -> Iterator[l
     opened = [{"role": "user", "content": ""}, *folded] if folded and folded[0]["role"] != "user" else folded
     ways = [folded, opened] if fold_system else [messages, merged(messages), system_first(messages), folded, opened]
     tried: list[list[dict[str, Any]]] = []
-    for way in ways:
-        if way and way not in tried:
+    for way in [way for way in ways if way] or [messages]:
+        if way not in tried:
             tried.append(way)
             yield way
 

@@ -223,8 +223,9 @@ def require(found: FimFormat | None, param: str) -> FimFormat:
     if found is None:
         known = ", ".join(family.name for family in FAMILIES)
         raise UnsupportedField(
-            "This model cannot fill in the middle: its vocabulary has the FIM tokens of no family that befit knows "
-            f"({known}). Send the text before the cursor as a plain prompt, or serve a code model.",
+            f"{param} asks to fill in the middle, which this model cannot: its vocabulary has the FIM tokens of no "
+            f"family that befit knows ({known}). Send the text before the cursor as a plain prompt, or serve a code "
+            "model.",
             param,
         )
     return found
