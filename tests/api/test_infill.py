@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from befit.api.app import create_app
 from befit.api.chat import ChatTemplate
 from befit.api.llamacpp.limits import Limits, unsure
+from befit.api.llamacpp.types import HINTS, UNSUPPORTED, InfillRequest
 from befit.engine.outputs import TokenLogprob
 from support.tokenizers import QWEN, byte_level
 
@@ -337,3 +342,38 @@ def listed(*tokens: tuple[int, float]) -> TokenLogprob:
 )
 def test_being_unsure(tokens: list[tuple[int, float]], expected: bool) -> None:
     assert unsure(listed(*tokens), TOKENS) is expected
+
+
+def test_every_field_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "fim.md").read_text(encoding="utf-8")
+    names = {*InfillRequest.model_fields, *HINTS, *UNSUPPORTED}
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 300)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+)
+values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(st.sampled_from(["text", "filename", "x"]), scalars)
+fields = st.sampled_from(sorted({*InfillRequest.model_fields, *HINTS, *UNSUPPORTED, "nobody_knows"}))
+
+
+@settings(max_examples=150, deadline=None)
+@given(path=st.sampled_from(["/infill", "/completion"]), given_fields=st.dictionaries(fields, values, max_size=4))
+def test_whatever_is_sent_is_answered_or_refused(path: str, given_fields: dict[str, Any]) -> None:
+    engine = FakeEngine()
+    engine.model.tokenizer = TOKENS
+    app = create_app(engine, served_name="fake", chat_template=ChatTemplate(CHATML, TOKENS, source="x"))  # type: ignore[arg-type]
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://befit") as client:
+            return await client.post(path, json={**HOLE, **given_fields})
+
+    response = asyncio.run(ask())
+    assert response.status_code in (200, 400, 404), response.text
+    if response.status_code != 200:
+        assert response.json()["error"]["message"]
+    assert engine.open == 0
