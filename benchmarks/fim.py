@@ -4,9 +4,9 @@
     python benchmarks/fim.py NAME=URL [NAME=URL ...] [--holes 50] [--seed 1] [--json FILE]
 
 Every server is asked through llama.cpp's `/infill`, which befit and llama.cpp both have, greedily, for one line, with
-the 1,500 characters before the hole and the 500 after it. A hole is a statement that fills a line, without its indent.
-Exact match: the answer's first line is what was cut, spaces at its end aside. The holes depend on the seed and on the
-Python version, which is in the JSON together with every hole's answers.
+the 800 characters before the hole and the 300 after it. A hole is a line with a whole statement, its indent included,
+as in Bavarian et al. (arXiv 2207.14255). Exact match: the answer's first line is what was cut, spaces at its end aside.
+The holes depend on the seed and on the Python version, which is in the JSON together with every hole's answers.
 """
 
 import argparse
@@ -16,12 +16,11 @@ import platform
 import random
 import sys
 import sysconfig
-import time
 import urllib.request
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-BEFORE, AFTER = 1500, 500
+BEFORE, AFTER = 800, 300
 
 
 @dataclass
@@ -50,11 +49,10 @@ def holes(count: int, seed: int) -> list[Hole]:
             continue
         number = rng.choice(candidates)
         line = lines[number].rstrip("\n")
-        column = len(line) - len(line.lstrip())
-        prefix = "".join(lines[:number]) + line[:column]
+        prefix = "".join(lines[:number])
         suffix = "\n" + "".join(lines[number + 1 :])
         name = str(path.relative_to(folder))
-        found.append(Hole(name, number + 1, prefix[-BEFORE:], suffix[:AFTER], line[column:].rstrip()))
+        found.append(Hole(name, number + 1, prefix[-BEFORE:], suffix[:AFTER], line.rstrip()))
     if len(found) < count:
         raise SystemExit(f"There are {len(found)} modules with a hole; ask for at most that many.")
     return found
@@ -75,8 +73,8 @@ def _code_lines(text: str, lines: list[str]) -> set[int]:
     return wanted
 
 
-def fill(url: str, hole: Hole) -> tuple[str, float]:
-    """(the server's first line, seconds)."""
+def fill(url: str, hole: Hole) -> str:
+    """The first line of the server's answer."""
     body = {
         "input_prefix": hole.prefix,
         "input_suffix": hole.suffix,
@@ -86,10 +84,9 @@ def fill(url: str, hole: Hole) -> tuple[str, float]:
         "cache_prompt": False,
     }
     request = urllib.request.Request(f"{url}/infill", json.dumps(body).encode(), {"content-type": "application/json"})
-    begin = time.perf_counter()
     with urllib.request.urlopen(request, timeout=120) as response:
         content = json.load(response)["content"]
-    return content.split("\n")[0].rstrip(), time.perf_counter() - begin
+    return content.split("\n")[0].rstrip()
 
 
 def main() -> None:
@@ -104,26 +101,25 @@ def main() -> None:
     for hole in holes(options.holes, options.seed):
         answers = {name: fill(url.rstrip("/"), hole) for name, url in servers.items()}
         rows.append((hole, answers))
-        marks = " ".join(f"{name}:{'+' if text == hole.middle else '-'}" for name, (text, _) in answers.items())
+        marks = " ".join(f"{name}:{'+' if text == hole.middle else '-'}" for name, text in answers.items())
         print(f"{hole.module}:{hole.line}  {marks}  {hole.middle.strip()[:60]}", file=sys.stderr)
     results = {
         name: {
-            "exact": sum(answers[name][0] == hole.middle for hole, answers in rows),
+            "exact": sum(answers[name] == hole.middle for hole, answers in rows),
             "holes": len(rows),
-            "mean_seconds": round(sum(answers[name][1] for _, answers in rows) / len(rows), 3),
         }
         for name in servers
     }
     for name, result in results.items():
         share = result["exact"] / result["holes"]
-        print(f"{name:<12} {result['exact']} of {result['holes']} exact ({share:.0%}), {result['mean_seconds']} s each")
+        print(f"{name:<12} {result['exact']} of {result['holes']} exact ({share:.0%})")
     if options.json:
         report = {
             "seed": options.seed,
             "python": platform.python_version(),
             "results": results,
             "holes": [
-                {**asdict(hole), "answers": {name: text for name, (text, _) in answers.items()}}
+                {"module": hole.module, "line": hole.line, "middle": hole.middle, "answers": answers}
                 for hole, answers in rows
             ],
         }
