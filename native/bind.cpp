@@ -44,7 +44,10 @@ Source source_form(int rows, int columns, const std::string& format) {
   Source s{nullptr, rows, columns, find_block_format(format), Format::f32};
   require(rows > 0 && columns > 0, "a matrix needs rows and columns");
   require(rows < 1 << 30, "a matrix has " + std::to_string(rows) + " rows; the most is 2^30 - 1");
-  if (s.blocks) require(columns % s.blocks->block == 0, format + " rows hold whole blocks; columns is " + std::to_string(columns));
+  if (s.blocks) {
+    require(columns % s.blocks->block == 0, format + " rows hold whole blocks; columns is " + std::to_string(columns));
+    require(columns <= kMaxColumns, format + " has " + std::to_string(columns) + " columns; the most is " + std::to_string(kMaxColumns));
+  }
   else if (format == "f16") s.dense = Format::f16;
   else if (format == "bf16") s.dense = Format::bf16;
   else require(format == "f32", "unknown weight format " + format);
@@ -88,14 +91,14 @@ Activation activation(const std::string& name) {
 struct BatchArrays {
   Ints tokens, positions, query_start, context_len;
   Table block_tables;
-  Ints rows, targets, logprobs, drafts;
+  Ints rows, targets, logprobs, drafts, hidden;
 };
 
 // Views of a step's arrays, checked so that no index can leave the model's memory.
 Batch make_batch(const Model& m, const BatchArrays& a, std::vector<Sampler*> samplers) {
   Batch b{(int)a.tokens.size(), (int)a.context_len.size(), (int)a.block_tables.shape(1), (int)a.rows.size(),
           a.tokens.data(), a.positions.data(), a.query_start.data(), a.context_len.data(), a.block_tables.data(),
-          a.rows.data(), a.targets.data(), a.logprobs.data(), a.drafts.size() ? a.drafts.data() : nullptr, std::move(samplers)};
+          a.rows.data(), a.targets.data(), a.logprobs.data(), a.drafts.size() ? a.drafts.data() : nullptr, (int)a.hidden.size(), a.hidden.data(), std::move(samplers)};
   require(b.tokens_count > 0 && b.tokens_count <= m.max_tokens,
           "a step of " + std::to_string(b.tokens_count) + " tokens; this model takes 1 to " + std::to_string(m.max_tokens));
   require(b.rows_count <= m.max_rows, "a step with " + std::to_string(b.rows_count) + " rows; this model takes " + std::to_string(m.max_rows));
@@ -125,6 +128,13 @@ Batch make_batch(const Model& m, const BatchArrays& a, std::vector<Sampler*> sam
                 b.targets[r] < 0 && b.targets[r + 1] < 0 && b.samplers[r + 1] == b.samplers[r],
             "the row after a draft must be the draft's own, with the same sampler");
   }
+  require(!b.hidden_count || m.hidden_width(), "this model has no hidden states to give");
+  std::vector<bool> taken(b.tokens_count);
+  for (int r = 0; r < b.rows_count; r++) taken[b.rows[r]] = true;
+  for (int i = 0; i < b.hidden_count; i++) {
+    require(b.hidden[i] >= 0 && b.hidden[i] < b.tokens_count && !taken[b.hidden[i]], "hidden names each token once, and no row");
+    taken[b.hidden[i]] = true;
+  }
   return b;
 }
 
@@ -147,8 +157,15 @@ nb::tuple step(Model& m, const BatchArrays& arrays, std::vector<Sampler*> sample
     logprob[i] = out[i].logprob;
     top.append(nb::cast(out[i].top));
   }
+  nb::object hidden = nb::none();
+  if (batch.hidden_count) {
+    const size_t asked = batch.hidden_count, width = m.hidden_width();
+    std::vector<float> states(asked * width);
+    for (size_t i = 0; i < asked; i++) memcpy(&states[i * width], m.hidden(batch, (int)i), width * sizeof(float));
+    hidden = to_numpy({asked, width}, states.data(), states.size());
+  }
   return nb::make_tuple(to_numpy({n}, tokens.data(), n), to_numpy({n}, status.data(), n), to_numpy({n}, logprob.data(), n),
-                        to_numpy({n}, rank.data(), n), top);
+                        to_numpy({n}, rank.data(), n), top, hidden);
 }
 
 nb::object logits(Model& m, const BatchArrays& arrays) {
@@ -167,10 +184,10 @@ nb::object logits(Model& m, const BatchArrays& arrays) {
 template <typename Op> void add(Model& m, std::unique_ptr<Op> op) { m.add_op(std::move(op)); }
 
 // x [tokens, columns] times a packed matrix, as a Linear op computes it: for tests and kernel benchmarks.
-nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns, const std::string& format, const Rows& x, bool wide, int repeat) {
+nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns, const std::string& format, const Rows& x, int repeat) {
   const int n = (int)x.shape(0);
   require((int)x.shape(1) == columns, "x has " + std::to_string(x.shape(1)) + " columns, the matrix " + std::to_string(columns));
-  Product product(*find_kernels(isa), source(raw, rows, columns, format), x.data(), n, wide, 1);
+  Product product(*find_kernels(isa), source(raw, rows, columns, format), x.data(), n, 1);
   for (int i = 0; i < repeat; i++) product.run();
   std::vector<float> y((size_t)n * rows);
   for (int t = 0; t < n; t++) memcpy(&y[(size_t)t * rows], product.row(t), rows * sizeof(float));
@@ -178,11 +195,11 @@ nb::object matmul(const std::string& isa, const Raw& raw, int rows, int columns,
 }
 
 // (bytes of the packed matrix, seconds of each such product), for as many of them as fit into `seconds`, three at least.
-nb::tuple time_matmul(const std::string& isa, const Raw& raw, int rows, int columns, const std::string& format, const Rows& x, bool wide,
+nb::tuple time_matmul(const std::string& isa, const Raw& raw, int rows, int columns, const std::string& format, const Rows& x,
                       int threads, double seconds) {
   using Clock = std::chrono::steady_clock;
   require((int)x.shape(1) == columns && threads > 0, "x needs the matrix's columns, and the product a thread");
-  Product product(*find_kernels(isa), source(raw, rows, columns, format), x.data(), (int)x.shape(0), wide, threads);
+  Product product(*find_kernels(isa), source(raw, rows, columns, format), x.data(), (int)x.shape(0), threads);
   std::vector<double> times;
   {
     nb::gil_scoped_release release;
@@ -200,8 +217,8 @@ nb::tuple time_matmul(const std::string& isa, const Raw& raw, int rows, int colu
 
 NB_MODULE(_native, m) {
   m.def("isas", &available_isas, "Instruction sets that this build has and this CPU runs, best first.");
-  m.def("matmul", &matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "wide"_a, "repeat"_a = 1);
-  m.def("time_matmul", &time_matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "wide"_a, "threads"_a, "seconds"_a);
+  m.def("matmul", &matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "repeat"_a = 1);
+  m.def("time_matmul", &time_matmul, "isa"_a, "raw"_a, "rows"_a, "columns"_a, "format"_a, "x"_a, "threads"_a, "seconds"_a);
   m.def("read_bandwidth", &read_bandwidth, "bytes"_a, "threads"_a, "seconds"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Bytes a second that threads read from so much memory.");
   m.def("multiply_add_peak", &multiply_add_peak, "isa"_a, "integers"_a, "threads"_a, "seconds"_a,
@@ -236,14 +253,17 @@ NB_MODULE(_native, m) {
       .def("__init__",
            [](Sampler* self, float temperature, int top_k, float top_p, float min_p, float typical_p, float repetition_penalty,
               float frequency_penalty, float presence_penalty, uint64_t seed, std::vector<std::pair<int, float>> logit_bias,
-              std::vector<std::vector<int>> bad_words, int min_tokens, std::vector<int> stop_ids, const std::vector<int>& prompt) {
+              std::vector<std::vector<int>> bad_words, int min_tokens, std::vector<int> stop_ids, std::vector<int> allowed_ids,
+              const std::vector<int>& prompt) {
              for (const std::vector<int>& word : bad_words) require(!word.empty(), "a bad word has no tokens");
+             for (int id : allowed_ids) require(id >= 0, "an allowed id is negative");
              new (self) Sampler({temperature, top_p, min_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty, top_k,
-                                 min_tokens, seed, std::move(logit_bias), std::move(bad_words), std::move(stop_ids)},
+                                 min_tokens, seed, std::move(logit_bias), std::move(bad_words), std::move(stop_ids), std::move(allowed_ids)},
                                 prompt);
            },
            "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "typical_p"_a, "repetition_penalty"_a, "frequency_penalty"_a,
-           "presence_penalty"_a, "seed"_a, "logit_bias"_a, "bad_words"_a, "min_tokens"_a, "stop_ids"_a, "prompt"_a)
+           "presence_penalty"_a, "seed"_a, "logit_bias"_a, "bad_words"_a, "min_tokens"_a, "stop_ids"_a,
+           "allowed_ids"_a, "prompt"_a)
       .def("sample",
            [](Sampler& self, const std::string& isa, const Floats& x, int logprobs) {
              std::vector<float> copy(x.data(), x.data() + x.size());
@@ -254,11 +274,11 @@ NB_MODULE(_native, m) {
 
   nb::class_<Model>(m, "Model")
       .def("__init__",
-           [](Model* self, const std::string& isa, int threads, bool wide, int max_tokens, int max_rows, int pages) {
+           [](Model* self, const std::string& isa, int threads, int max_tokens, int max_rows, int pages) {
              require(threads > 0 && max_tokens > 0 && max_rows > 0 && pages > 0, "threads, tokens, rows and pages must be positive");
-             new (self) Model(*find_kernels(isa), threads, wide, max_tokens, max_rows, pages);
+             new (self) Model(*find_kernels(isa), threads, max_tokens, max_rows, pages);
            },
-           "isa"_a, "threads"_a, "wide"_a, "max_tokens"_a, "max_rows"_a, "pages"_a)
+           "isa"_a, "threads"_a, "max_tokens"_a, "max_rows"_a, "pages"_a)
       .def("value", &Model::add_value, "width"_a, "floats"_a, "quantized"_a, "local"_a)
       .def("matrix", [](Model& m, int rows, int columns, const std::string& format) { return m.add_matrix(matrix_form(rows, columns, format)); },
            "rows"_a, "columns"_a, "format"_a, "Room for a matrix; `pack` or `read` must bring its weights before a step.")
@@ -269,7 +289,7 @@ NB_MODULE(_native, m) {
                const Matrix& to = matrix_at(m, matrix);
                sources.push_back({matrix, source(raw, to.rows, to.columns, format)});
                const Matrix form = sources.back().second.packed();
-               require(form.format == to.format && form.unit == to.unit, "matrix " + std::to_string(matrix) + " is not of " + format);
+               require(form.format == to.format, "matrix " + std::to_string(matrix) + " is not of " + format);
              }
              nb::gil_scoped_release release;
              m.pack(sources);
@@ -302,7 +322,8 @@ NB_MODULE(_native, m) {
              op->layer = layer;
              op->eps = eps;
              op->add = add_to;
-             op->rows_only = rows_only;
+             op->rows_only = op->with_hidden = rows_only;
+             if (rows_only) m.set_hidden(out);
              add(m, std::move(op));
            },
            "x"_a, "out"_a, "weight"_a, "bias"_a.none(), "layer"_a, "eps"_a, "add"_a, "rows_only"_a)
@@ -374,15 +395,16 @@ NB_MODULE(_native, m) {
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
       .def("step",
            [](Model& m, std::vector<Sampler*> samplers, Ints tokens, Ints positions, Ints query_start, Ints context_len,
-              Table block_tables, Ints rows, Ints targets, Ints logprobs, Ints drafts) {
-             return step(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs, drafts}, std::move(samplers));
+              Table block_tables, Ints rows, Ints targets, Ints logprobs, Ints drafts, Ints hidden) {
+             return step(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs, drafts, hidden},
+                         std::move(samplers));
            },
            "samplers"_a, "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a,
-           "drafts"_a)
+           "drafts"_a, "hidden"_a)
       .def("logits",
            [](Model& m, Ints tokens, Ints positions, Ints query_start, Ints context_len, Table block_tables, Ints rows, Ints targets,
               Ints logprobs, Ints drafts) {
-             return logits(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs, drafts});
+             return logits(m, {tokens, positions, query_start, context_len, block_tables, rows, targets, logprobs, drafts, Ints()});
            },
            "tokens"_a, "positions"_a, "query_start"_a, "context_len"_a, "block_tables"_a, "rows"_a, "targets"_a, "logprobs"_a, "drafts"_a);
 }

@@ -95,17 +95,15 @@ void decode_q6_k(const uint8_t* p, int columns, uint8_t* q, float* s, float*) {
   }
 }
 
-constexpr float kFine = 1.0f / 64;  // K-quant scales are products with six or eight bits: a few more bits of range
-
 const BlockFormat kFormats[] = {
-    {"q4_0", Format::q4s, 32, 18, 32, 1, decode_nibbles<false, false>},
-    {"q4_1", Format::q4a, 32, 20, 32, 1, decode_nibbles<true, false>},
-    {"q5_0", Format::q5s, 32, 22, 32, 1, decode_nibbles<false, true>},
-    {"q5_1", Format::q5a, 32, 24, 32, 1, decode_nibbles<true, true>},
-    {"q8_0", Format::q8s, 32, 34, 32, 1, decode_q8_0},
-    {"q4_k", Format::q4a, 256, 144, 32, kFine, decode_k<false>},
-    {"q5_k", Format::q5a, 256, 176, 32, kFine, decode_k<true>},
-    {"q6_k", Format::q6s, 256, 210, 16, kFine, decode_q6_k},
+    {"q4_0", Format::q4s, 32, 18, 32, decode_nibbles<false, false>},
+    {"q4_1", Format::q4a, 32, 20, 32, decode_nibbles<true, false>},
+    {"q5_0", Format::q5s, 32, 22, 32, decode_nibbles<false, true>},
+    {"q5_1", Format::q5a, 32, 24, 32, decode_nibbles<true, true>},
+    {"q8_0", Format::q8s, 32, 34, 32, decode_q8_0},
+    {"q4_k", Format::q4a, 256, 144, 32, decode_k<false>},
+    {"q5_k", Format::q5a, 256, 176, 32, decode_k<true>},
+    {"q6_k", Format::q6s, 256, 210, 16, decode_q6_k},
 };
 
 }  // namespace

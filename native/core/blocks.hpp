@@ -13,7 +13,6 @@ struct BlockFormat {
   Format packed;
   int block, bytes;
   int group;          // columns that share a scale: 32, or 16 for q6_k
-  float unit;         // scales are stored as halves of s / unit, to keep products of scales out of the subnormals
   // q[columns], s and m[columns / group]; m is left alone when the packed format is symmetric
   void (*decode)(const uint8_t* raw, int columns, uint8_t* q, float* s, float* m);
 };

@@ -1,12 +1,21 @@
 // What every instruction set provides: one table of kernels, chosen once at start.
 //
-// Packed weights are tiles of 16 rows. A quantised tile holds, for each group of 32 columns in turn, the integers and
-// then the scales:
+// Packed weights are tiles of 16 rows. A quantised tile holds, for each group of 32 columns in turn, the integers q and
+// then what they are multiplied by:
 //   4 bits   4 x 64 bytes; byte r*4+b of vector v: low nibble is column 4v+b of row r, high nibble column 16+4v+b
 //   5 bits   as 4 bits, then 8 x 8 bytes of fifth bits: bit r*4+b of word j belongs to column 4j+b of row r
 //   6 bits   as 4 bits, then 2 x 64 bytes of upper pairs: bits 2f, 2f+1 of byte r*4+b of vector i: column 4(4i+f)+b
 //   8 bits   8 x 64 bytes; byte r*4+b of vector j is column 4j+b of row r
-//   scales   16 halves s for each 32 (or each 16) columns, then, when affine, 16 halves m:  w = s * q - m
+//   steps    (up to 6 bits) 16 int16 for each 32 (or each 16) columns: rows 0, 2 .. 14, then rows 1, 3 .. 15
+//   scales   (8 bits) 16 halves
+// and at its end, for up to 6 bits,
+//   offsets  (affine) for each pair of groups in turn, for each row, two int16
+//   units    16 floats, one a row
+// With up to 6 bits a weight is an integer of 16 bits times its row's unit,
+//   w = unit * (step * q - offset),   offset = step * zero when not affine,
+// and a product with a token's integers of 16 bits is a sum of integers, exact in any order: however the columns are cut
+// and whatever the instruction, a result has the same bits. With 8 bits w = scale * (q - 128), and the groups' sums,
+// exact too, are added as floats in order.
 // Column order and row count are the same for every instruction set: one packed file serves them all.
 // A dense tile holds 16 values (one a row) for each column in turn.
 // Folders that `befit build` wrote hold tiles as they are here: raise kPackedLayout with every change to their bytes.
@@ -20,12 +29,13 @@ namespace befit {
 constexpr int kTileRows = 16;
 constexpr int kGroup = 32;
 constexpr int kBlockTokens = 16;  // tokens of a block of quantised activations
-constexpr int kCallTokens = 64;   // tokens of one matrix kernel call at most
+constexpr int kCallTokens = 128;  // tokens of one matrix kernel call at most
+constexpr int kMaxColumns = 1 << 15;  // of a quantised matrix: so many products of bytes fit 32 bits
 constexpr int kPage = 16;         // tokens of a KV page
 constexpr int kAttnTile = 64;     // KV tokens of one softmax update
 
 enum class Format : int { q4a, q4s, q5a, q5s, q6s, q8s, f32, f16, bf16 };
-constexpr int kPackedLayout = 1;
+constexpr int kPackedLayout = 2;
 enum class Activation : int { silu, gelu_tanh, gelu_erf };
 
 constexpr bool is_quantized(Format f) { return f <= Format::q8s; }
@@ -44,23 +54,37 @@ constexpr int integer_bytes(Format f) {  // of one group of one tile
     default: return 512;
   }
 }
-constexpr int scale_sets(Format f) { return f == Format::q6s || is_affine(f) ? 2 : 1; }
-constexpr int group_bytes(Format f) { return integer_bytes(f) + 32 * scale_sets(f); }
+constexpr bool has_steps(Format f) { return bits_of(f) <= 6; }
+constexpr int group_bytes(Format f) { return integer_bytes(f) + (f == Format::q6s ? 64 : 32); }
+constexpr size_t quantized_tile_bytes(Format f, int columns) {
+  const int groups = columns / kGroup;
+  const size_t offsets = is_affine(f) ? (size_t)(groups + 1) / 2 * 4 * kTileRows : 0;
+  return (size_t)groups * group_bytes(f) + offsets + (has_steps(f) ? 4 * kTileRows : 0);
+}
 constexpr int element_bytes(Format f) { return f == Format::f32 ? 4 : 2; }
 
-// Activations quantised in groups of 32: x = d * q. With `wide`, q has 12 bits, q = 16 * high + low with high signed and
-// low from 0 to 15, and products with weights are taken twice; otherwise q has 8 bits. Tokens lie in blocks of 16,
-// groups inside a block, and a token's bytes of a group side by side: 32 bytes q, or 32 bytes high and 32 bytes low.
+// Activations as integers of 16 bits with one scale a token: x = d * q, q = 256 * high + low, both signed bytes. Tokens lie
+// in blocks of 16, and columns in pairs of groups, which fill the tiles of AMX. An odd last group has a neighbour of zeros.
 struct QAct {
+  static constexpr int kPair = 2 * kGroup;                  // columns, and bytes of a token's row in a plane
+  static constexpr int kPlane = kBlockTokens * kPair;       // bytes
+  static constexpr int kBytes = 2 * kPlane;                 // bytes of a pair
   int groups = 0;
-  bool wide = false;
-  int8_t* q = nullptr;     // [block][group][16][bytes()]
-  float* d = nullptr;      // [block][group][16]
-  float* sum = nullptr;    // [block][group][16]      d * sum of the 32 q
-  float* half = nullptr;   // [block][group][2][16]   d * sum of the first and of the last 16 q
+  int8_t* q = nullptr;       // [block][pair][high, low][16][64]
+  float* d = nullptr;        // [block][16]
+  int32_t* sums = nullptr;   // [block][group][first half, second half][16]: sums of 16 q
+  int16_t* parts = nullptr;  // [block][pair][high, low][16][2]: each group's sum as 2048 * high + low
 
-  size_t cell(int token) const { return (size_t)(token / kBlockTokens) * groups * kBlockTokens + token % kBlockTokens; }
-  static constexpr int bytes(bool wide) { return wide ? 2 * kGroup : kGroup; }
+  int pairs() const { return (groups + 1) / 2; }
+  const int8_t* bytes(int token) const {
+    return q + (size_t)(token / kBlockTokens) * pairs() * kBytes + token % kBlockTokens * kPair;
+  }
+  const int32_t* sums_of(int token) const {
+    return sums + (size_t)(token / kBlockTokens) * groups * 2 * kBlockTokens + token % kBlockTokens;
+  }
+  const int16_t* parts_of(int token) const {
+    return parts + ((size_t)(token / kBlockTokens) * pairs() * 2 * kBlockTokens + token % kBlockTokens) * 2;
+  }
 };
 
 // Rows of one KV head: `rows` queries that read the same pages.
@@ -80,13 +104,13 @@ struct AttendCall {
 
 struct Kernels {
   const char* isa;
-  // out[m][stride], the first 16 of each = the tile's 16 rows times tokens token .. token+count-1; token begins a block and count <= 64. Rows of
-  // out up to the end of the last block may be overwritten.
-  void (*gemm)(Format, const uint8_t* tile, const QAct&, int token, int count, float* out, size_t stride);
+  // out[m][stride], the first 16 * tiles of each = the rows of so many tiles, which follow each other, times tokens
+  // token .. token+count-1; token begins a block.
+  void (*gemm)(Format, const uint8_t* tile, int tiles, const QAct&, int token, int count, float* out, size_t stride);
   // the same over float activations x[m][x_stride]
-  void (*gemm_dense)(Format, const uint8_t* tile, int columns, const float* x, size_t x_stride, int count, float* out, size_t stride);
-  // groups g0 .. g0+n-1 of one token, from 32*n floats; NaN and infinity survive in d
-  void (*quantize)(const float* x, const QAct&, int token, int g0, int n);
+  void (*gemm_dense)(Format, const uint8_t* tile, int tiles, int columns, const float* x, size_t x_stride, int count, float* out, size_t stride);
+  // one token, from 32 * groups floats; NaN and infinity survive in d
+  void (*quantize)(const float* x, const QAct&, int token);
   void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, int n, float eps, float* out);
   void (*activate)(Activation, const float* x, int n, float* out);

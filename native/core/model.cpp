@@ -5,30 +5,32 @@
 
 namespace befit {
 
-Value::View Value::make(int tokens) {
-  View v;
-  if (floats) v.f = (float*)memory_.emplace_back((size_t)tokens * width * sizeof(float)).data();
-  if (quantized) {
-    const int blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
-    const size_t cells = (size_t)blocks * (width / kGroup) * kBlockTokens;
-    v.q.groups = width / kGroup;
-    v.q.wide = wide;
-    v.q.q = (int8_t*)memory_.emplace_back(cells * QAct::bytes(wide)).data();
-    float* scales = (float*)memory_.emplace_back(cells * 4 * sizeof(float)).data();
-    v.q.d = scales;
-    v.q.sum = scales + cells;
-    v.q.half = scales + 2 * cells;
-  }
-  return v;
+float* Value::make_floats(int tokens) { return (float*)memory_.emplace_back((size_t)tokens * width * sizeof(float)).data(); }
+
+QAct Value::make_integers(int tokens) {
+  const size_t blocks = (size_t)(tokens + kBlockTokens - 1) / kBlockTokens;
+  QAct q;
+  q.groups = width / kGroup;
+  q.q = (int8_t*)memory_.emplace_back(blocks * q.pairs() * QAct::kBytes).data();
+  q.d = (float*)memory_.emplace_back(blocks * kBlockTokens * sizeof(float)).data();
+  q.sums = (int32_t*)memory_.emplace_back(blocks * q.groups * 2 * kBlockTokens * sizeof(int32_t)).data();
+  q.parts = (int16_t*)memory_.emplace_back(blocks * q.pairs() * 4 * kBlockTokens * sizeof(int16_t)).data();
+  return q;
 }
 
 void Value::allocate(int tokens, int threads) {
-  shared_ = make(tokens);
-  for (int t = 0; local && t < threads; t++) private_.push_back(make(1));
+  if (floats) shared_.f = make_floats(tokens);
+  if (quantized) shared_.q = make_integers(tokens);
+  for (int t = 0; (local || quantized) && t < threads; t++) {
+    View v = shared_;
+    if (floats && local) v.f = make_floats(1);
+    if (quantized) v.q = make_integers(1);
+    private_.push_back(v);
+  }
 }
 
-Model::Model(const Kernels& k, int threads, bool wide_, int max_tokens_, int max_rows_, int pages_)
-    : kernels(k), pool(threads), wide(wide_), max_tokens(max_tokens_), max_rows(max_rows_), pages(pages_) {}
+Model::Model(const Kernels& k, int threads, int max_tokens_, int max_rows_, int pages_)
+    : kernels(k), pool(threads), max_tokens(max_tokens_), max_rows(max_rows_), pages(pages_) {}
 
 int Model::add_value(int width, bool floats, bool quantized, bool local) {
   Value v;
@@ -36,7 +38,6 @@ int Model::add_value(int width, bool floats, bool quantized, bool local) {
   v.floats = floats;
   v.quantized = quantized;
   v.local = local;
-  v.wide = wide;
   values.push_back(std::move(v));
   return (int)values.size() - 1;
 }
@@ -87,7 +88,7 @@ void Model::run(const Batch& batch, int thread) {
         r.turns[(size_t)t * r.dim + r.dim / 2 + i] = (float)(std::sin(angle) * r.scale);
       }
   for (const std::unique_ptr<Op>& op : ops_)
-    if (!op->rows_only || batch.rows_count) op->run(step);
+    if (op->count(batch)) op->run(step);
 }
 
 void Model::begin() {

@@ -18,11 +18,13 @@ struct Batch {
   int tokens_count, seqs, blocks, rows_count;  // T, S, width of block_tables, R
   const int32_t *tokens, *positions, *query_start, *context_len, *block_tables, *rows, *targets, *logprobs;
   const int32_t* drafts;  // null when no row has one
+  int hidden_count;       // H
+  const int32_t* hidden;
   std::vector<Sampler*> samplers;
 };
 
-// Activations [count, width]: float32, and integers where a quantised matrix reads them. `local` values are computed by
-// every thread for itself when there is just one token, which saves a barrier.
+// Activations [count, width]: float32, and integers where a quantised matrix reads them. A single token's integers are made
+// by every thread for itself, which saves a barrier; so are the floats of `local` values.
 class Value {
  public:
   struct View {
@@ -30,15 +32,16 @@ class Value {
     QAct q;
   };
   int width = 0;
-  bool floats = false, quantized = false, wide = false, local = false;
+  bool floats = false, quantized = false, local = false;
 
   void allocate(int tokens, int threads);
-  const View& view(int thread, int count) const { return local && count == 1 ? private_[thread] : shared_; }
+  const View& view(int thread, int count) const { return count == 1 && !private_.empty() ? private_[thread] : shared_; }
   const View& shared() const { return shared_; }
   float* row(const View& v, int token) const { return v.f + (size_t)token * width; }
 
  private:
-  View make(int tokens);
+  float* make_floats(int tokens);
+  QAct make_integers(int tokens);
   View shared_;
   std::vector<View> private_;
   std::vector<Memory> memory_;
@@ -95,19 +98,18 @@ class Division {
 
 // Ops run on every thread at once. run() returns only when what it wrote may be read by any thread.
 struct Op {
-  bool rows_only = false;  // works on the R rows that need logits instead of all T tokens
+  bool rows_only = false;   // works on the R rows that need logits instead of all T tokens
+  bool with_hidden = false;  // and, after them, on the H positions whose hidden states are asked for
   Division division;
   std::atomic<int> next{0};
   virtual ~Op() = default;
   virtual void run(const Step&) = 0;
-
- protected:
-  int count(const Step& s) const { return rows_only ? s.batch.rows_count : s.batch.tokens_count; }
+  int count(const Batch& b) const { return rows_only ? b.rows_count + (with_hidden ? b.hidden_count : 0) : b.tokens_count; }
 };
 
 class Model {
  public:
-  Model(const Kernels& kernels, int threads, bool wide, int max_tokens, int max_rows, int pages);
+  Model(const Kernels& kernels, int threads, int max_tokens, int max_rows, int pages);
 
   int add_value(int width, bool floats, bool quantized, bool local);
   int add_matrix(Matrix form);  // memory for it; its weights come later, from pack or read
@@ -122,19 +124,25 @@ class Model {
     ops_.push_back(std::move(op));
   }
   void set_logits(int value, int vocab) { logits_ = value; vocab_ = vocab; }
+  void set_hidden(int value) { hidden_ = value; }
   void finish();
 
   void begin();                                // every op's work is to be divided anew
   void forward(const Batch&);                  // leaves the logits in the logits value
   std::vector<Sampled> step(const Batch&);     // forward, then sample or score each row
   float* logits(int row) { return values[logits_].row(values[logits_].shared(), row); }
+  // What the head reads at position i of the H asked for.
+  const float* hidden(const Batch& b, int i) const {
+    const Value& v = values[hidden_];
+    return v.row(v.view(0, b.rows_count + b.hidden_count), b.rows_count + i);
+  }
+  int hidden_width() const { return hidden_ < 0 ? 0 : values[hidden_].width; }
   int vocab() const { return vocab_; }
   size_t page_elements() const { return page_elements_; }
   size_t weight_bytes() const { return weights_.used(); }
 
   const Kernels& kernels;
   ThreadPool pool;
-  const bool wide;  // activations of quantised matrices have 12 bits, not 8
   const int max_tokens, max_rows, pages;
   std::vector<Value> values;
   std::vector<Matrix> matrices;
@@ -151,7 +159,7 @@ class Model {
   Arena weights_;
   Memory kv_;
   size_t page_elements_ = 0;
-  int logits_ = -1, vocab_ = 0;
+  int logits_ = -1, hidden_ = -1, vocab_ = 0;
 };
 
 inline void Step::barrier() const { model.pool.barrier(); }

@@ -6,30 +6,27 @@
 namespace befit {
 namespace {
 
-constexpr int kUnit = 2 * kTileRows;  // rows a thread takes at a time: one group of the next quantised activations
+constexpr int kUnit = 2;  // tiles that a thread takes at a time, at least: whole cache lines of their results
+constexpr int kResults = 8192;  // floats of a thread's own: they stay in its cache
 
-// Tiles `first` and `first + 1` of a matrix times up to kCallTokens tokens, scaled and biased: out[m][32].
-void multiply(const Step& s, const Matrix& w, const Value& x, const Value::View& in, int first, int token, int count,
-              const std::vector<float>& bias, float (*out)[kUnit]) {
-  for (int half = 0; half < 2; half++) {
-    float* to = out[0] + half * kTileRows;
-    if (first + half >= w.tiles()) {
-      for (int m = 0; m < count; m++) memset(to + m * kUnit, 0, sizeof(float) * kTileRows);
-      continue;
-    }
-    const uint8_t* tile = w.tile(first + half);
-    if (is_quantized(w.format)) s.model.kernels.gemm(w.format, tile, in.q, token, count, to, kUnit);
-    else s.model.kernels.gemm_dense(w.format, tile, w.columns, x.row(in, token), x.width, count, to, kUnit);
-  }
-  if (w.unit != 1)
-    for (int i = 0; i < count * kUnit; i++) out[0][i] *= w.unit;
+// Some tiles of a matrix times some tokens, with the bias: out[count][stride].
+void multiply(const Step& s, const Matrix& w, const Value& x, const Value::View& in, int tile, int tiles, int token, int count,
+              const std::vector<float>& bias, float* out, size_t stride) {
+  if (is_quantized(w.format)) s.model.kernels.gemm(w.format, w.tile(tile), tiles, in.q, token, count, out, stride);
+  else s.model.kernels.gemm_dense(w.format, w.tile(tile), tiles, w.columns, x.row(in, token), x.width, count, out, stride);
   if (!bias.empty())
-    for (int m = 0; m < count; m++) s.model.kernels.add(out[m], bias.data() + first * kTileRows, kUnit, out[m]);
+    for (int m = 0; m < count; m++) {
+      float* y = out + m * stride;
+      s.model.kernels.add(y, bias.data() + tile * kTileRows, tiles * kTileRows, y);
+    }
 }
 
-void put(const Step& s, const Value& out, const Value::View& to, int token, int column, const float* y) {
-  if (out.floats) memcpy(out.row(to, token) + column, y, sizeof(float) * kUnit);
-  if (out.quantized) s.model.kernels.quantize(y, to.q, token, column / kGroup, 1);
+// Calls work(first tile, tiles, first token, tokens) over tiles from .. to-1 and all tokens, in pieces whose results fit.
+template <typename Work> void in_pieces(int from, int to, int count, const Work& work) {
+  for (int t = 0; t < count; t += kCallTokens) {
+    const int tokens = std::min(kCallTokens, count - t), most = std::max(kUnit, kResults / kTileRows / tokens);
+    for (int tile = from; tile < to; tile += most) work(tile, std::min(most, to - tile), t, tokens);
+  }
 }
 
 }  // namespace
@@ -54,7 +51,8 @@ void NormOp::one(const Step& s, int from, int to, int count) {
   alignas(64) thread_local static std::vector<float> buffer;
   buffer.resize(n);
   for (int t = from; t < to; t++) {
-    const float* a = src.row(in, rows_only ? s.batch.rows[t] : t);
+    const int rows = s.batch.rows_count;
+    const float* a = src.row(in, !rows_only ? t : t < rows ? s.batch.rows[t] : s.batch.hidden[t - rows]);
     float* y = dst.floats && !add ? dst.row(view, t) : buffer.data();
     if (layer) s.model.kernels.layer_norm(a, weight.data(), bias.empty() ? nullptr : bias.data(), n, eps, y);
     else s.model.kernels.rms_norm(a, weight.data(), n, eps, y);
@@ -62,12 +60,12 @@ void NormOp::one(const Step& s, int from, int to, int count) {
       float* sum = dst.row(view, t);
       s.model.kernels.add(sum, y, n, sum);
     }
-    if (dst.quantized) s.model.kernels.quantize(y, view.q, t, 0, n / kGroup);
+    if (dst.quantized && dst.local) s.model.kernels.quantize(y, view.q, t);
   }
 }
 
 void NormOp::run(const Step& s) {
-  const int n = count(s);
+  const int n = count(s.batch);
   if (n == 1 && s.model.values[out].local) return one(s, 0, 1, 1);
   const auto [from, to] = s.share(n);
   one(s, from, to, n);
@@ -75,50 +73,52 @@ void NormOp::run(const Step& s) {
 }
 
 void LinearOp::run(const Step& s) {
-  const int n = count(s);
+  const int n = count(s.batch);
   const Value& src = s.model.values[x];
-  const Value::View& in = src.view(s.thread, n);
+  // The norm before a head has written the H positions too, if there are any.
+  const Value::View& in = src.view(s.thread, rows_only ? n + s.batch.hidden_count : n);
   int units = 0;
-  for (const Part& p : parts) units += (s.model.matrices[p.matrix].tiles() + 1) / 2;
+  for (const Part& p : parts) units += (s.model.matrices[p.matrix].tiles() + kUnit - 1) / kUnit;
   division.run(s, units, [&](int from, int to) {
-    int base = 0;
+    int base = 0;  // number of the part's first unit
     for (const Part& p : parts) {
       const Matrix& w = s.model.matrices[p.matrix];
       const Value& dst = s.model.values[p.out];
       const Value::View& view = dst.view(s.thread, n);
-      const int mine = (w.tiles() + 1) / 2;
-      for (int u = std::max(from, base); u < std::min(to, base + mine); u++)
-        for (int t = 0; t < n; t += kCallTokens) {
-          const int m = std::min(kCallTokens, n - t), row = (u - base) * kUnit;
-          alignas(64) float y[kCallTokens][kUnit];
-          multiply(s, w, src, in, 2 * (u - base), t, m, p.bias, y);
-          for (int i = 0; i < m; i++) {
-            if (p.act) s.model.kernels.activate(*p.act, y[i], kUnit, y[i]);
-            if (p.add) s.model.kernels.add(dst.row(view, t + i) + row, y[i], kUnit, dst.row(view, t + i) + row);
-            else put(s, dst, view, t + i, row, y[i]);
-          }
+      const int first = std::max(from - base, 0) * kUnit, last = std::min((to - base) * kUnit, w.tiles());
+      in_pieces(first, last, n, [&](int tile, int tiles, int t, int tokens) {
+        const int rows = tiles * kTileRows;
+        alignas(64) float own[kResults];
+        float* y = p.add ? own : dst.row(view, t) + tile * kTileRows;
+        const size_t stride = p.add ? rows : dst.width;
+        multiply(s, w, src, in, tile, tiles, t, tokens, p.bias, y, stride);
+        for (int m = 0; m < tokens; m++, y += stride) {
+          if (p.act) s.model.kernels.activate(*p.act, y, rows, y);
+          if (!p.add) continue;
+          float* sum = dst.row(view, t + m) + tile * kTileRows;
+          s.model.kernels.add(sum, y, rows, sum);
         }
-      base += mine;
+      });
+      base += (w.tiles() + kUnit - 1) / kUnit;
     }
   });
   s.barrier();
 }
 
 void GatedOp::run(const Step& s) {
-  const int n = count(s);
+  const int n = count(s.batch);
   const Value &src = s.model.values[x], &dst = s.model.values[out];
   const Value::View &in = src.view(s.thread, n), &view = dst.view(s.thread, n);
   const Matrix &g = s.model.matrices[gate], &w = s.model.matrices[up];
-  division.run(s, (g.tiles() + 1) / 2, [&](int from, int to) {
-    for (int u = from; u < to; u++)
-      for (int t = 0; t < n; t += kCallTokens) {
-        const int m = std::min(kCallTokens, n - t);
-        alignas(64) float a[kCallTokens][kUnit], b[kCallTokens][kUnit];
-        multiply(s, g, src, in, 2 * u, t, m, gate_bias, a);
-        multiply(s, w, src, in, 2 * u, t, m, up_bias, b);
-        s.model.kernels.gated(act, a[0], b[0], m * kUnit, a[0]);
-        for (int i = 0; i < m; i++) put(s, dst, view, t + i, u * kUnit, a[i]);
-      }
+  division.run(s, (g.tiles() + kUnit - 1) / kUnit, [&](int from, int to) {
+    in_pieces(from * kUnit, std::min(to * kUnit, g.tiles()), n, [&](int tile, int tiles, int t, int tokens) {
+      const int rows = tiles * kTileRows;
+      alignas(64) float a[kResults], b[kResults];
+      multiply(s, g, src, in, tile, tiles, t, tokens, gate_bias, a, rows);
+      multiply(s, w, src, in, tile, tiles, t, tokens, up_bias, b, rows);
+      for (int m = 0; m < tokens; m++)
+        s.model.kernels.gated(act, a + m * rows, b + m * rows, rows, dst.row(view, t + m) + tile * kTileRows);
+    });
   });
   s.barrier();
 }
@@ -163,12 +163,10 @@ void AttentionOp::attend(const Step& s, int seq, int head, int from, int to) con
   thread_local static std::vector<const float*> q_rows;
   thread_local static std::vector<float*> out_rows;
   thread_local static std::vector<int32_t> last, first;
-  thread_local static std::vector<float> results;
   q_rows.resize(rows);
   out_rows.resize(rows);
   last.resize(rows);
   first.resize(rows);
-  results.resize((size_t)rows * dim);
   for (int t = from, r = 0; t < to; t++)
     for (int j = 0; j < share; j++, r++) {
       float* x = queries.row(in, t) + (head * share + j) * dim;
@@ -176,7 +174,7 @@ void AttentionOp::attend(const Step& s, int seq, int head, int from, int to) con
       rotate(s, t, x);
       for (int d = 0; d < dim; d++) x[d] *= scale * log2e;
       q_rows[r] = x;
-      out_rows[r] = results.data() + (size_t)r * dim;
+      out_rows[r] = dst.row(view, t) + (head * share + j) * dim;
       last[r] = s.batch.positions[t];
       first[r] = window ? std::max(0, last[r] - window + 1) : 0;
     }
@@ -195,9 +193,6 @@ void AttentionOp::attend(const Step& s, int seq, int head, int from, int to) con
   c.first = first.data();
   c.scratch = scratch;
   s.model.kernels.attend(c);
-  for (int t = from, r = 0; t < to; t++)
-    for (int j = 0; j < share; j++, r++)
-      for (int d = 0, column = (head * share + j) * dim; d < dim; d += kUnit) put(s, dst, view, t, column + d, out_rows[r] + d);
 }
 
 void AttentionOp::run(const Step& s) {
@@ -234,28 +229,28 @@ void AttentionOp::run(const Step& s) {
 }
 
 void ElementOp::run(const Step& s) {
-  const int n = count(s);
+  const int n = count(s.batch);
   const Value& src = s.model.values[a];
-  const Value::View& in = src.shared();
+  if (kind == quantize) {
+    const Value::View& view = src.view(s.thread, n);
+    if (n == 1) return s.model.kernels.quantize(src.row(view, 0), view.q, 0);
+    const auto [from, to] = s.share(n);
+    for (int t = from; t < to; t++) s.model.kernels.quantize(src.row(view, t), view.q, t);
+    return s.barrier();
+  }
+  const Value& dst = s.model.values[out];
   const auto [from, to] = s.share(n);
   for (int t = from; t < to; t++) {
-    if (kind == quantize) {
-      s.model.kernels.quantize(src.row(in, t), in.q, t, 0, src.width / kGroup);
+    const float* x = src.row(src.shared(), t);
+    float* y = dst.row(dst.shared(), t);
+    if (kind == activate) {
+      s.model.kernels.activate(act, x, src.width, y);
       continue;
     }
-    const Value& dst = s.model.values[out];
-    const Value::View& view = dst.shared();
-    thread_local static std::vector<float> buffer;
-    buffer.resize(dst.width);
-    float* y = dst.floats ? dst.row(view, t) : buffer.data();
-    if (kind == activate) s.model.kernels.activate(act, src.row(in, t), src.width, y);
-    else {
-      const Value& other = s.model.values[b];
-      const float* z = other.row(other.shared(), t);
-      if (kind == add) s.model.kernels.add(src.row(in, t), z, src.width, y);
-      else s.model.kernels.gated(act, src.row(in, t), z, src.width, y);
-    }
-    if (dst.quantized) s.model.kernels.quantize(y, view.q, t, 0, dst.width / kGroup);
+    const Value& other = s.model.values[b];
+    const float* z = other.row(other.shared(), t);
+    if (kind == add) s.model.kernels.add(x, z, src.width, y);
+    else s.model.kernels.gated(act, x, z, src.width, y);
   }
   s.barrier();
 }

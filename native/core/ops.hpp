@@ -14,7 +14,7 @@ struct EmbedOp : Op {
   void run(const Step&) override;
 };
 
-// out = norm(x) * weight (+ bias); or, when `add`, out += norm(x) * weight. Writes floats, int8, or both.
+// out = norm(x) * weight (+ bias); or, when `add`, out += norm(x) * weight. Writes floats, and the integers of a local value.
 struct NormOp : Op {
   int x, out;
   std::vector<float> weight, bias;
@@ -65,7 +65,7 @@ struct AttentionOp : Op {
   void rotate(const Step&, int token, float* x) const;
 };
 
-// out = a + b, act(a), or act(a) * b, element by element, over floats; and a's int8 form when `kind` is quantize.
+// out = a + b, act(a), or act(a) * b, element by element, over floats; or, from a's floats, its integers.
 struct ElementOp : Op {
   enum Kind { add, activate, gated, quantize } kind;
   int a, b = -1, out = -1;

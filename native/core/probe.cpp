@@ -52,8 +52,8 @@ double multiply_add_peak(const std::string& isa, bool integers, int threads, dou
   return (double)products[0] * kTurns * threads / time;
 }
 
-Product::Product(const Kernels& kernels, const Source& source, const float* x, int tokens, bool wide, int threads)
-    : model_(kernels, threads, wide, tokens, tokens, 1), tokens_(tokens) {
+Product::Product(const Kernels& kernels, const Source& source, const float* x, int tokens, int threads)
+    : model_(kernels, threads, tokens, tokens, 1), tokens_(tokens) {
   const int in = model_.add_value(source.columns, true, source.blocks != nullptr, false);
   out_ = model_.add_value(source.rows, true, false, false);
   op_.x = in;
@@ -63,10 +63,12 @@ Product::Product(const Kernels& kernels, const Source& source, const float* x, i
   op_.parts.push_back({matrix, out_, {}, false, {}});
   model_.finish();
   const Value& value = model_.values[in];
-  const Value::View& view = value.shared();
-  for (int t = 0; t < tokens; t++) {
-    memcpy(value.row(view, t), x + (size_t)t * source.columns, source.columns * sizeof(float));
-    if (source.blocks) kernels.quantize(value.row(view, t), view.q, t, 0, source.columns / kGroup);
+  for (int thread = 0; thread < threads; thread++) {  // each may have a view of its own
+    const Value::View& view = value.view(thread, tokens);
+    for (int t = 0; t < tokens; t++) {
+      memcpy(value.row(view, t), x + (size_t)t * source.columns, source.columns * sizeof(float));
+      if (source.blocks) kernels.quantize(value.row(view, t), view.q, t);
+    }
   }
 }
 

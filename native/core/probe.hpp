@@ -18,7 +18,7 @@ double multiply_add_peak(const std::string& isa, bool integers, int threads, dou
 // x [tokens, columns] times a packed matrix, as a Linear op computes it.
 class Product {
  public:
-  Product(const Kernels&, const Source&, const float* x, int tokens, bool wide, int threads);
+  Product(const Kernels&, const Source&, const float* x, int tokens, int threads);
   void run();  // the input is quantised already
   const float* row(int token);
   size_t weight_bytes() const { return model_.weight_bytes(); }

@@ -94,6 +94,13 @@ void Sampler::adjust(float* logits, int vocab) const {
     if (word.back() < vocab && output_.size() >= front && std::equal(word.begin(), word.end() - 1, output_.end() - front))
       logits[word.back()] = kBanned;
   }
+  if (!spec_.allowed_ids.empty()) {
+    std::vector<std::pair<int, float>> kept;
+    for (int id : spec_.allowed_ids)
+      if (id < vocab) kept.push_back({id, logits[id]});
+    std::fill(logits, logits + vocab, kBanned);
+    for (const auto& [id, x] : kept) logits[id] = x;
+  }
 }
 
 // Inverse CDF over the survivors of the filters, likeliest first. Only as much of the tail is looked at as is needed.
@@ -147,7 +154,7 @@ Sampled Sampler::sample(const Kernels& k, float* logits, int vocab, int logprobs
     return out;
   }
   const float raw_max = max;
-  const bool adjusted = !seen_.empty() || !spec_.logit_bias.empty() || !spec_.bad_words.empty() ||
+  const bool adjusted = !seen_.empty() || !spec_.logit_bias.empty() || !spec_.bad_words.empty() || !spec_.allowed_ids.empty() ||
                         ((int)output_.size() < spec_.min_tokens && !spec_.stop_ids.empty());
   std::vector<float> raw;
   if (adjusted) {

@@ -17,6 +17,7 @@ struct SamplerSpec {
   std::vector<std::pair<int, float>> logit_bias;
   std::vector<std::vector<int>> bad_words;
   std::vector<int> stop_ids;
+  std::vector<int> allowed_ids;  // if any, no other may be sampled
 };
 
 // What one row of logits gave. `top` lists the likeliest tokens of the model's own distribution. A `skipped` row came after

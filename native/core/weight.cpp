@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <new>
 
 #include "core/half.hpp"
@@ -55,7 +57,6 @@ Matrix Source::packed() const {
   out.format = blocks ? blocks->packed : dense;
   out.rows = rows;
   out.columns = columns;
-  out.unit = blocks ? blocks->unit : 1;
   return out;
 }
 
@@ -85,41 +86,67 @@ struct Scratch {
   std::vector<float> s, m;
 };
 
-// Sixteen rows of canonical integers to one packed tile; see kernels.hpp for the layout.
+// The integers of one group of one row; see kernels.hpp for the layout.
+void pack_integers(Format format, const uint8_t* q, int r, uint8_t* p) {
+  if (format == Format::q8s) {
+    for (int j = 0; j < 8; j++) memcpy(p + 64 * j + 4 * r, q + 4 * j, 4);
+    return;
+  }
+  for (int i = 0; i < 16; i++) p[64 * (i / 4) + 4 * r + i % 4] = (uint8_t)((q[i] & 15) | (q[i + 16] & 15) << 4);
+  if (format == Format::q5a || format == Format::q5s)
+    for (int i = 0; i < 32; i++) p[256 + 8 * (i / 4) + r / 2] |= (uint8_t)((q[i] >> 4) << (4 * (r & 1) + i % 4));
+  if (format == Format::q6s)
+    for (int i = 0; i < 32; i++) p[256 + 64 * (i / 16) + 4 * r + i % 4] |= (uint8_t)((q[i] >> 4) << (2 * (i / 4 % 4)));
+}
+
+// The unit of a row: the smallest with which no step * q - offset leaves 16 bits. NaN when a scale is not finite, so that
+// a damaged row's results are not either.
+double row_unit(Format format, const float* s, const float* m, int groups) {
+  const double most = (1 << bits_of(format)) - 1, zero = zero_of(format);
+  double largest = 0;
+  for (int g = 0; g < groups; g++) {
+    const double offset = is_affine(format) ? m[g] : zero * s[g], end = most * s[g] - offset;
+    if (!std::isfinite(offset) || !std::isfinite(end)) return std::numeric_limits<double>::quiet_NaN();
+    largest = std::max({largest, std::fabs(offset), std::fabs(end)});
+  }
+  return largest / (32766 - (most + 1) / 2);  // rounding a step moves the end by most / 2, rounding an offset by 1 / 2
+}
+
+// Sixteen rows of canonical integers to one packed tile.
 void pack_tile(const Source& src, const Matrix& out, int tile, Scratch& scratch) {
-  const int k = src.columns, group = src.blocks->group, groups = k / group, ints = integer_bytes(out.format);
+  const int k = src.columns, group = src.blocks->group, groups = k / group;
   std::fill(scratch.q.begin(), scratch.q.end(), (uint8_t)0);
   std::fill(scratch.s.begin(), scratch.s.end(), 0.0f);
   std::fill(scratch.m.begin(), scratch.m.end(), 0.0f);
   for (int r = 0; r < kTileRows && tile * kTileRows + r < src.rows; r++)
     src.blocks->decode(src.data + src.row_bytes() * (tile * kTileRows + r), k, &scratch.q[(size_t)r * k],
                        &scratch.s[(size_t)r * groups], &scratch.m[(size_t)r * groups]);
-  uint8_t* p = out.data + tile * out.tile_bytes();
-  const float inverse = 1 / src.blocks->unit;
-  for (int g = 0; g < k / kGroup; g++, p += group_bytes(out.format)) {
-    for (int r = 0; r < kTileRows; r++) {
-      const uint8_t* q = &scratch.q[(size_t)r * k + g * kGroup];
-      if (out.format == Format::q8s) {
-        for (int j = 0; j < 8; j++) memcpy(p + 64 * j + 4 * r, q + 4 * j, 4);
-        continue;
+  uint8_t* const first = out.data + tile * out.tile_bytes();
+  const int bytes = group_bytes(out.format), per_group = kGroup / group;
+  uint8_t* const tail = first + (size_t)(k / kGroup) * bytes;
+  for (int r = 0; r < kTileRows; r++) {
+    const float *s = &scratch.s[(size_t)r * groups], *m = &scratch.m[(size_t)r * groups];
+    for (int g = 0; g < k / kGroup; g++) pack_integers(out.format, &scratch.q[(size_t)r * k + g * kGroup], r, first + (size_t)g * bytes);
+    if (!has_steps(out.format)) {
+      for (int g = 0; g < groups; g++) {
+        const uint16_t half = float_to_half(s[g]);
+        memcpy(first + (size_t)g * bytes + integer_bytes(out.format) + 2 * r, &half, 2);
       }
-      for (int i = 0; i < 16; i++) p[64 * (i / 4) + 4 * r + i % 4] = (uint8_t)((q[i] & 15) | (q[i + 16] & 15) << 4);
-      if (out.format == Format::q5a || out.format == Format::q5s)
-        for (int i = 0; i < 32; i++) p[256 + 8 * (i / 4) + r / 2] |= (uint8_t)((q[i] >> 4) << (4 * (r & 1) + i % 4));
-      if (out.format == Format::q6s)
-        for (int i = 0; i < 32; i++) p[256 + 64 * (i / 16) + 4 * r + i % 4] |= (uint8_t)((q[i] >> 4) << (2 * (i / 4 % 4)));
+      continue;
     }
-    uint16_t* scales = (uint16_t*)(p + ints);
-    for (int r = 0; r < kTileRows; r++) {
-      const float *s = &scratch.s[(size_t)r * groups], *m = &scratch.m[(size_t)r * groups];
-      if (group == 16) {
-        scales[r] = float_to_half(s[2 * g] * inverse);
-        scales[16 + r] = float_to_half(s[2 * g + 1] * inverse);
-      } else {
-        scales[r] = float_to_half(s[g] * inverse);
-        if (is_affine(out.format)) scales[16 + r] = float_to_half(m[g] * inverse);
-      }
+    const double unit = row_unit(out.format, s, m, groups);
+    const bool usable = unit > 0;  // not NaN
+    const int place = r / 2 + r % 2 * 8;
+    for (int g = 0; g < groups; g++) {
+      const int16_t step = usable ? (int16_t)std::lrint(s[g] / unit) : 0;
+      uint8_t* steps = first + (size_t)(g / per_group) * bytes + integer_bytes(out.format) + 32 * (g % per_group);
+      memcpy(steps + 2 * place, &step, 2);
+      if (!is_affine(out.format)) continue;
+      const int16_t offset = usable ? (int16_t)std::lrint(m[g] / unit) : 0;
+      memcpy(tail + (size_t)(g / 2) * 4 * kTileRows + 4 * r + 2 * (g % 2), &offset, 2);
     }
+    const float as_float = (float)unit;
+    memcpy(first + out.tile_bytes() - 4 * kTileRows + 4 * r, &as_float, 4);
   }
 }
 

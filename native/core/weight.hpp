@@ -45,13 +45,11 @@ class Arena {
 struct Matrix {
   Format format = Format::f32;
   int rows = 0, columns = 0;
-  float unit = 1;  // results are multiplied by it
   uint8_t* data = nullptr;
 
   int tiles() const { return (rows + kTileRows - 1) / kTileRows; }
   size_t tile_bytes() const {
-    return is_quantized(format) ? (size_t)(columns / kGroup) * group_bytes(format)
-                                : (size_t)columns * kTileRows * element_bytes(format);
+    return is_quantized(format) ? quantized_tile_bytes(format, columns) : (size_t)columns * kTileRows * element_bytes(format);
   }
   const uint8_t* tile(int t) const { return data + t * tile_bytes(); }
   size_t bytes() const { return tile_bytes() * tiles(); }

@@ -108,6 +108,22 @@ static inline void i_store8(int8_t* p, VI a) {
   __m128i x = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
   _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(x, x));
 }
-constexpr bool kPacksGroups = false;
-template <bool Wide> static inline void pack_group(int8_t*, const VI (&)[4], int (&)[2]);  // not used here
+constexpr bool kPacksPairs = false;
+template <int N> static inline void pack_pair(const VI (&)[N], int8_t*, int8_t*, int32_t (&)[4]);  // not used here
+// Lanes of 64 bits. The lanes of 32 bits inside them are called even and odd.
+static inline VI l_load(const uint8_t* p) { return _mm256_cvtepi16_epi64(_mm_loadl_epi64((const __m128i*)p)); }
+static inline VI l_set(int x) { return _mm256_set1_epi64x(x); }
+static inline VI l_mul_even(VI a, VI b) { return _mm256_mul_epi32(a, b); }
+static inline VI l_odd(VI a) { return _mm256_srli_epi64(a, 32); }
+static inline VI l_add(VI a, VI b) { return _mm256_add_epi64(a, b); }
+static inline VI l_sub(VI a, VI b) { return _mm256_sub_epi64(a, b); }
+// 64-bit totals below 2^47 in magnitude as floats: the upper bits times 65536 plus the lowest 16, rounded once each
+static inline VF l_float(VI even, VI odd) {
+  const VI high = _mm256_blend_epi32(_mm256_srli_epi64(even, 16), _mm256_slli_epi64(odd, 16), 0xaa);
+  const VI low = b_and(_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa), i_set(0xffff));
+  return f_fma(i_float(high), f_set(65536.0f), i_float(low));
+}
+static inline VI i_pairs(VI acc, VI w, const int16_t* p) {
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(w, bcast4((const int8_t*)p)));
+}
 static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }

@@ -68,28 +68,45 @@ static inline VI i_dot(VI acc, VI w, const int8_t* a) {
   return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x));
 }
 static inline void i_store8(int8_t* p, VI a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(a)); }
-// A group's integers as QAct keeps them, and the sums of its halves. The packs leave chunks of four in the order high of
-// the first half, high of the second, low, low, for each 128 bits; products with 16 and 1 sum them as they are.
-constexpr bool kPacksGroups = true;
-template <bool Wide> static inline void pack_group(int8_t* out, const VI (&v)[2], int (&half)[2]) {
-  const VI low = i_set(15);
-  VI c, weight;
-  if constexpr (Wide) {
-    c = _mm512_packs_epi16(_mm512_packs_epi32(i_sar<4>(v[0]), i_sar<4>(v[1])), _mm512_packs_epi32(b_and(v[0], low), b_and(v[1], low)));
-    weight = _mm512_set4_epi32(0x01010101, 0x01010101, 0x10101010, 0x10101010);
-  } else {
-    c = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), i_zero());
-    weight = _mm512_set4_epi32(0, 0, 0x01010101, 0x01010101);
+// Bytes of 64 integers, in order, and the sums of each 16 of them.
+constexpr bool kPacksPairs = true;
+static inline void pack_pair(const VI (&v)[4], int8_t* high, int8_t* low, int32_t (&sums)[4]) {
+  const VI round = i_set(128), order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), ones = b_set(1);
+  VI h[4], l[4];
+  for (int i = 0; i < 4; i++) {
+    h[i] = i_sar<8>(i_add(v[i], round));
+    l[i] = i_sub(v[i], i_shl<8>(h[i]));
   }
-  const VI order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes = _mm512_permutexvar_epi32(order, c);
-  if constexpr (Wide) _mm512_storeu_si512(out, bytes);
-  else _mm256_storeu_si256((__m256i*)out, _mm512_castsi512_si256(bytes));
-  const VI sums = _mm512_dpbusd_epi32(i_zero(), weight, c);
-  const __m256i x = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
-  const __m128i y = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-  const int64_t z = _mm_cvtsi128_si64(_mm_add_epi32(y, _mm_unpackhi_epi64(y, y)));
-  half[0] = (int)z;
-  half[1] = (int)(z >> 32);
+  const auto join = [&](const VI (&x)[4]) {
+    return _mm512_permutexvar_epi32(order, _mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3])));
+  };
+  const VI upper = join(h), lower = join(l);
+  _mm512_storeu_si512(high, upper);
+  _mm512_storeu_si512(low, lower);
+  VI s = _mm512_dpbusd_epi32(i_shl<8>(_mm512_dpbusd_epi32(i_zero(), ones, upper)), ones, lower);
+  s = i_add(s, _mm512_shuffle_epi32(s, _MM_PERM_BADC));
+  s = i_add(s, _mm512_shuffle_epi32(s, _MM_PERM_CDAB));
+  const VI firsts = _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12), s);
+  _mm_storeu_si128((__m128i*)sums, _mm512_castsi512_si128(firsts));
+}
+// Lanes of 64 bits. The lanes of 32 bits inside them are called even and odd.
+static inline VI l_load(const uint8_t* p) { return _mm512_cvtepi16_epi64(_mm_loadu_si128((const __m128i*)p)); }
+static inline VI l_set(int x) { return _mm512_set1_epi64(x); }
+static inline VI l_mul_even(VI a, VI b) { return _mm512_mul_epi32(a, b); }
+static inline VI l_odd(VI a) { return _mm512_srli_epi64(a, 32); }
+static inline VI l_add(VI a, VI b) { return _mm512_add_epi64(a, b); }
+static inline VI l_sub(VI a, VI b) { return _mm512_sub_epi64(a, b); }
+// 64-bit totals below 2^47 in magnitude as floats: the upper bits times 65536 plus the lowest 16, rounded once each
+static inline VF l_float(VI even, VI odd) {
+  const VI high = _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 16), _mm512_slli_epi64(odd, 16));
+  const VI low = b_and(_mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32)), i_set(0xffff));
+  return f_fma(i_float(high), f_set(65536.0f), i_float(low));
+}
+// lane += products of its two int16 with the two at p
+static inline VI i_pairs(VI acc, VI w, const int16_t* p) {
+  int32_t x;
+  __builtin_memcpy(&x, p, 4);
+  return _mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(x));
 }
 static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 template <int Bits, int N> static inline VI i_dot_short(const VI*, const int8_t*);  // not used here

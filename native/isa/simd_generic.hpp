@@ -94,7 +94,34 @@ static inline VI i_dot(VI acc, VI w, const int8_t* a) {
 static inline void i_store8(int8_t* p, VI a) {
   for (int i = 0; i < 4; i++) p[i] = (int8_t)(a[i] > 127 ? 127 : a[i] < -128 ? -128 : a[i]);
 }
-constexpr bool kPacksGroups = false;
-template <bool Wide> static inline void pack_group(int8_t*, const VI (&)[8], int (&)[2]);  // not used here
+constexpr bool kPacksPairs = false;
+template <int N> static inline void pack_pair(const VI (&)[N], int8_t*, int8_t*, int32_t (&)[4]);  // not used here
+// Lanes of 64 bits. The lanes of 32 bits inside them are called even and odd.
+typedef int64_t VL __attribute__((vector_size(16)));
+static inline VI l_load(const uint8_t* p) {
+  int16_t x[2];
+  __builtin_memcpy(x, p, 4);
+  return (VI)VL{x[0], x[1]};
+}
+static inline VI l_set(int x) { return (VI)VL{x, x}; }
+static inline VI l_mul_even(VI a, VI b) {
+  return (VI)VL{(int64_t)(int32_t)((VL)a)[0] * (int32_t)((VL)b)[0], (int64_t)(int32_t)((VL)a)[1] * (int32_t)((VL)b)[1]};
+}
+static inline VI l_odd(VI a) { return (VI)VL{((VL)a)[0] >> 32, ((VL)a)[1] >> 32}; }
+static inline VI l_add(VI a, VI b) { return (VI)((VL)a + (VL)b); }
+static inline VI l_sub(VI a, VI b) { return (VI)((VL)a - (VL)b); }
+// 64-bit totals below 2^47 in magnitude as floats: the upper bits times 65536 plus the lowest 16, rounded once each
+static inline VF l_float(VI even, VI odd) {
+  const int64_t x[4] = {((VL)even)[0], ((VL)odd)[0], ((VL)even)[1], ((VL)odd)[1]};
+  VF out;
+  for (int i = 0; i < 4; i++) out[i] = (float)(int32_t)(x[i] >> 16) * 65536.0f + (float)(x[i] & 0xffff);
+  return out;
+}
+static inline VI i_pairs(VI acc, VI w, const int16_t* p) {
+  int16_t x[8];
+  __builtin_memcpy(x, &w, 16);
+  for (int i = 0; i < 4; i++) acc[i] += x[2 * i] * p[0] + x[2 * i + 1] * p[1];
+  return acc;
+}
 static inline void prefetch(const void* p) { __builtin_prefetch(p); }
 template <int Bits, int N> static inline VI i_dot_short(const VI*, const int8_t*);  // not used here

@@ -49,45 +49,46 @@ static void add(const float* a, const float* b, int n, float* out) {
   for (int i = 0; i < n; i += kLanes) f_store(out + i, f_add(f_load(a + i), f_load(b + i)));
 }
 
-template <bool Wide> static void quantize_groups(const float* x, const QAct& act, int token, int g0, int n) {
-  constexpr int vectors = kGroup / kLanes;
-  constexpr float top_q = Wide ? 2047.0f : 127.0f;
-  const size_t cell = act.cell(token), slot = token % kBlockTokens;
-  for (int i = 0; i < n; i++, x += kGroup) {
-    const size_t at = cell + (size_t)(g0 + i) * kBlockTokens;
-    int8_t* q = act.q + at * QAct::bytes(Wide);
-    VI top = i_zero();  // bits of the largest magnitude: as integers, infinity and NaN are larger than any number
-    for (int k = 0; k < vectors; k++) top = i_max(top, f_bits(f_abs(f_load(x + k * kLanes))));
-    const float peak = std::bit_cast<float>(i_hmax(top)), d = peak / top_q;
-    const VF inverse = f_set(peak > 1e-30f && peak < 1e38f ? top_q / peak : 0.0f);
+static void quantize(const float* x, const QAct& act, int token) {
+  constexpr float most = 32639.0f;  // 256 * 127 + 127
+  constexpr int vectors = QAct::kPair / kLanes, half = kGroup / 2;
+  const int n = act.groups * kGroup;
+  VI top = i_zero();  // bits of the largest magnitude: as integers, infinity and NaN are larger than any number
+  for (int k = 0; k < n; k += kLanes) top = i_max(top, f_bits(f_abs(f_load(x + k))));
+  const float peak = std::bit_cast<float>(i_hmax(top));
+  act.d[token] = peak / most;
+  const VF scale = f_set(peak > 1e-30f && peak < 1e38f ? most / peak : 0.0f);
+  int8_t* q = (int8_t*)act.bytes(token);
+  int32_t* sum = (int32_t*)act.sums_of(token);
+  int16_t* part = (int16_t*)act.parts_of(token);
+  for (int pair = 0; pair < act.pairs(); pair++, q += QAct::kBytes, sum += 4 * kBlockTokens, part += 4 * kBlockTokens) {
+    const int have = n - pair * QAct::kPair;  // columns from here on
     VI v[vectors];
-    for (int k = 0; k < vectors; k++) v[k] = i_from(f_mul(f_load(x + k * kLanes), inverse));
-    int half[2];
-    if constexpr (kPacksGroups) {
-      pack_group<Wide>(q, v, half);
+    for (int k = 0; k < vectors; k++) v[k] = k * kLanes < have ? i_from(f_mul(f_load(x + pair * QAct::kPair + k * kLanes), scale)) : i_zero();
+    int32_t s[4];
+    if constexpr (kPacksPairs) {
+      pack_pair(v, q, q + QAct::kPlane, s);
     } else {
-      for (int h = 0; h < 2; h++) {
-        VI s = i_zero();
-        for (int k = h * vectors / 2; k < (h + 1) * vectors / 2; k++) {
-          s = i_add(s, v[k]);
-          const VI high = Wide ? i_sar<4>(v[k]) : v[k];
+      for (int i = 0; i < 4; i++) {
+        VI total = i_zero();
+        for (int k = i * half / kLanes; k < (i + 1) * half / kLanes; k++) {
+          const VI high = i_sar<8>(i_add(v[k], i_set(128)));
           i_store8(q + k * kLanes, high);
-          if constexpr (Wide) i_store8(q + kGroup + k * kLanes, i_sub(v[k], i_shl<4>(high)));
+          i_store8(q + QAct::kPlane + k * kLanes, i_sub(v[k], i_shl<8>(high)));
+          total = i_add(total, v[k]);
         }
-        half[h] = i_hsum(s);
+        s[i] = i_hsum(total);
       }
     }
-    act.d[at] = d;
-    act.sum[at] = d * (float)(half[0] + half[1]);
-    float* out = act.half + 2 * (at - slot) + slot;
-    out[0] = d * (float)half[0];
-    out[kBlockTokens] = d * (float)half[1];
+    for (int g = 0; g < 2; g++) {
+      const int both = s[2 * g] + s[2 * g + 1];
+      part[g] = (int16_t)(both >> 11);
+      part[2 * kBlockTokens + g] = (int16_t)(both & 2047);
+      if (g * kGroup >= have) break;
+      sum[2 * g * kBlockTokens] = s[2 * g];
+      sum[(2 * g + 1) * kBlockTokens] = s[2 * g + 1];
+    }
   }
-}
-
-static void quantize(const float* x, const QAct& act, int token, int g0, int n) {
-  if (act.wide) quantize_groups<true>(x, act, token, g0, n);
-  else quantize_groups<false>(x, act, token, g0, n);
 }
 
 static void rms_norm(const float* x, const float* w, int n, float eps, float* out) {

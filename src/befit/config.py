@@ -15,7 +15,6 @@ class EngineOptions:
     kv_tokens: int | None = None
     threads: int | None = None
     backend: str = "auto"
-    activation_bits: int | None = None
     prefix_cache: bool = True
     max_queue: int = 4096
     speculation: str = "auto"
@@ -26,18 +25,17 @@ class EngineOptions:
 class EngineConfig:
     """Resolved settings of one engine.
 
-    ctx              tokens of prompt and output together that one sequence may have
-    max_seqs         sequences that run at once
-    token_budget     tokens that one step computes at most (bounds prefill chunks)
-    block_size       tokens a KV page
-    n_blocks         KV pages in the pool
-    threads          worker threads of a CPU backend
-    backend          "native" or "reference"
-    activation_bits  of the inputs of quantised matrices. 12: hardly less exact than float; 8: faster, less exact
-    prefix_cache     reuse KV pages of equal prefixes
-    max_queue        requests that may wait before new ones are refused
-    speculation      "lookup", "draft", "auto" (both) or "off": where drafts for speculative decoding come from
-    draft            name or path of the draft model; None: there is none
+    ctx            tokens of prompt and output together that one sequence may have
+    max_seqs       sequences that run at once
+    token_budget   tokens that one step computes at most (bounds prefill chunks)
+    block_size     tokens a KV page
+    n_blocks       KV pages in the pool
+    threads        worker threads of a CPU backend
+    backend        "native" or "reference"
+    prefix_cache   reuse KV pages of equal prefixes
+    max_queue      requests that may wait before new ones are refused
+    speculation    "lookup", "draft", "auto" (both) or "off": where drafts for speculative decoding come from
+    draft          name or path of the draft model; None: there is none
     """
 
     ctx: int
@@ -47,7 +45,6 @@ class EngineConfig:
     n_blocks: int
     threads: int
     backend: str
-    activation_bits: int
     prefix_cache: bool
     max_queue: int
     speculation: str

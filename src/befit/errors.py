@@ -6,6 +6,7 @@
     │   └── UnsupportedField         unsupported_field        400   a field befit knows and cannot honour here
     ├── AuthenticationError          invalid_api_key          401
     ├── ModelNotFound                model_not_found          404   no such name, path or served model
+    ├── ResponseNotFound             response_not_found       404   a stored response that is not there
     ├── BodyTooLarge                 body_too_large           413   more bytes than a request may have
     ├── Overloaded                   overloaded               503   the queue is full, or the server is draining
     ├── RequestFailed                request_failed           500   one request failed alone
@@ -73,6 +74,13 @@ class ModelNotFound(BefitError):
     """No such name, path or served model."""
 
     code = "model_not_found"
+    status = 404
+
+
+class ResponseNotFound(BefitError):
+    """A response that is not kept, or not any more."""
+
+    code = "response_not_found"
     status = 404
 
 

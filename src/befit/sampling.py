@@ -28,6 +28,7 @@ class SamplingParams:
     seed                 the same seed gives the same output, whatever else is in the batch; None draws one
     logit_bias           token id -> value added to its logit, -100..100
     bad_words            strings that must not be produced
+    allowed_token_ids    the only token ids that may be produced; empty: all
     stop                 strings that end the output; trimmed from it unless include_stop_str_in_output
     stop_token_ids       token ids that end the output
     ignore_eos           go on after the end-of-sequence token
@@ -52,6 +53,7 @@ class SamplingParams:
     seed: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     bad_words: Sequence[str] = ()
+    allowed_token_ids: Sequence[int] = ()
     stop: Sequence[str] = ()
     include_stop_str_in_output: bool = False
     stop_token_ids: Sequence[int] = ()
@@ -99,8 +101,9 @@ class SamplingParams:
             if not isinstance(token, int) or token < 0:
                 raise InvalidRequest(f"logit_bias names token {token!r}; keys are token ids from 0 up.", "logit_bias")
             _within("logit_bias", bias, -100.0, 100.0)
-        for token in self.stop_token_ids:
-            _within("stop_token_ids", token, 0, 2**31 - 1)
+        for name in ("stop_token_ids", "allowed_token_ids"):
+            for token in getattr(self, name):
+                _within(name, token, 0, 2**31 - 1)
 
 
 def _within(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from befit.api.app import create_app
@@ -87,7 +88,6 @@ class FakeEngine:
 
     def __post_init__(self) -> None:
         config = EngineConfig(
-            activation_bits=12,
             ctx=CTX,
             max_seqs=4,
             token_budget=64,
@@ -100,8 +100,14 @@ class FakeEngine:
             speculation="off",
             draft=None,
         )
+        program = SimpleNamespace(hidden_size=4)
         self.model = SimpleNamespace(
-            name="fake", path=Path("fake.gguf"), tokenizer=ByteTokenizer(), config=config, metadata={}
+            name="fake",
+            path=Path("fake.gguf"),
+            tokenizer=ByteTokenizer(),
+            config=config,
+            metadata={},
+            program=program,
         )
 
     def stats(self) -> EngineStats:
@@ -122,6 +128,11 @@ class FakeEngine:
         self.seen.append((prompt_ids, params, options))
         self.open += 1
         try:
+            if options.get("pooling") is not None:
+                await asyncio.sleep(0)
+                vector = np.array([len(prompt_ids), prompt_ids[-1], 0, 3], np.float32)
+                yield Delta(0, "", [], finish_reason="length", embedding=vector)
+                return
             budget = 1000 if params.max_tokens is None else params.max_tokens
             sent = 0
             for number, piece in enumerate(self.pieces):

@@ -9,13 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from befit.api.openai.fields import HINTS, UNSUPPORTED
-from befit.api.openai.types import ChatRequest, CompletionRequest
+from befit.api.openai.openapi import BODIES
 
-FIELDS = {
-    "/v1/completions": CompletionRequest.model_fields,
-    "/v1/chat/completions": ChatRequest.model_fields,
-}
-NAMES = sorted({*FIELDS["/v1/completions"], *FIELDS["/v1/chat/completions"], *HINTS, *UNSUPPORTED, "nobody_knows"})
+FIELDS = {path: body.model_fields for path, body in BODIES.items()}
+NAMES = sorted({*HINTS, *UNSUPPORTED, "nobody_knows"}.union(*FIELDS.values()))
 
 scalars = (
     st.none()
@@ -33,10 +30,15 @@ values = st.recursive(
 sensible = {
     "/v1/completions": {"prompt": "ab"},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
+    "/v1/responses": {"input": "hi"},
+    "/v1/responses/input_tokens": {"input": "hi"},
+    "/v1/embeddings": {"input": "hi"},
+    "/tokenize": {"prompt": "hi"},
+    "/detokenize": {"tokens": [65]},
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     path=st.sampled_from(sorted(FIELDS)),
     fields=st.dictionaries(st.sampled_from(NAMES), values, max_size=4),

@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from befit.engine.outputs import Delta, TokenLogprob
+
 
 def events(text: str) -> list:
     """The payloads of a whole event stream; the last must be [DONE]."""
@@ -181,6 +183,7 @@ async def test_every_sampling_field_reaches_the_engine(client, engine):
         "seed": 7,
         "logit_bias": {"5": 2.0},
         "bad_words": ["no"],
+        "allowed_token_ids": [65, 66],
         "stop": "x",
         "include_stop_str_in_output": True,
         "stop_token_ids": [9],
@@ -197,3 +200,48 @@ async def test_every_sampling_field_reaches_the_engine(client, engine):
     expected = {**fields, "logit_bias": {5: 2.0}, "stop": ["x"]}
     assert {name: getattr(params, name) for name in fields} == expected
     assert options == {"priority": 4, "cache_salt": "s"}
+
+
+async def test_best_of_returns_the_likeliest(client, engine, monkeypatch):
+    async def generate(prompt_ids, params, **options):
+        engine.seen.append((prompt_ids, params, options))
+        for index, (text, value) in enumerate([("aa", -3.0), ("b", -1.0), ("cc", -1.2)]):
+            ids = list(text.encode())
+            logprobs = [TokenLogprob(token, value, 1) for token in ids]
+            yield Delta(index, text, ids, logprobs=logprobs, finish_reason="stop")
+
+    monkeypatch.setattr(engine, "generate", generate)
+    body = (await complete(client, n=2, best_of=3)).json()
+    assert [(choice["index"], choice["text"], choice["logprobs"]) for choice in body["choices"]] == [
+        (0, "b", None),
+        (1, "cc", None),
+    ]
+    assert body["usage"]["completion_tokens"] == 5, "all that was generated counts"
+    assert [(params.n, params.logprobs) for _, params, _ in engine.seen] == [(3, 0)]
+    assert (await complete(client, n=2, best_of=3, stream=True)).json()["error"]["param"] == "best_of"
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"truncate_prompt_tokens": 3}, "fgh"),
+        ({"truncate_prompt_tokens": 3, "truncation_side": "right"}, "<|begin|>ab"),
+        ({"truncate_prompt_tokens": 100}, "<|begin|>abcdefgh"),
+        ({"truncate_prompt_tokens": -1}, "<|begin|>abcdefgh"),
+    ],
+)
+async def test_a_prompt_is_cut_only_where_it_is_asked_for(client, engine, fields, kept):
+    fields = {"echo": True, "skip_special_tokens": False, "max_tokens": 1, **fields}
+    choice = (await complete(client, prompt="abcdefgh", **fields)).json()["choices"][0]
+    ids = engine.seen[0][0]
+    assert engine.model.tokenizer.decode(ids, skip_special=False) == kept
+    assert choice["text"] == ("abcdefgh" if len(ids) == 9 else kept) + "H"
+
+
+async def test_as_many_tokens_as_fit_leave_room_for_the_output(client, engine):
+    await complete(client, prompt="a" * 500, truncate_prompt_tokens=-1, max_tokens=20)
+    await complete(client, prompt="a" * 500, truncate_prompt_tokens=-1)
+    body = {"messages": [{"role": "user", "content": "a" * 500}], "truncate_prompt_tokens": -1}
+    await client.post("/v1/chat/completions", json=body)
+    assert [len(ids) for ids, _, _ in engine.seen] == [180, 184, 199]
+    assert (await complete(client, prompt="a" * 500, truncate_prompt_tokens=-1, max_tokens=200)).status_code == 400

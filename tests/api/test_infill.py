@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from befit.api.app import create_app
 from befit.api.chat import ChatTemplate
+from befit.api.llamacpp.fields import HINTS, UNSUPPORTED
 from befit.api.llamacpp.limits import Limits, unsure
-from befit.api.llamacpp.types import HINTS, UNSUPPORTED, InfillRequest
+from befit.api.llamacpp.types import InfillRequest
 from befit.engine.outputs import TokenLogprob
 from support.tokenizers import QWEN, byte_level
 
@@ -164,7 +165,7 @@ async def test_what_does_not_fit_is_trimmed_and_reported(code: httpx.AsyncClient
 async def test_editor_extensions_of_llama_cpp(code: httpx.AsyncClient, coder: FakeEngine, body: dict[str, Any]) -> None:
     response = await code.post("/infill", json=body)
     assert response.status_code == 200
-    assert "x-befit-ignored-fields" not in response.headers
+    assert response.headers["x-befit-ignored-fields"] == "t_max_prompt_ms"
     answer = response.json()
     assert answer["content"] == "Hello wörld"
     if body is VIM:
@@ -223,6 +224,7 @@ async def test_a_cache_can_be_left_alone(code: httpx.AsyncClient, coder: FakeEng
         ({"grammar": "root ::= x"}, "grammar"),
         ({"lora": [{"id": 0, "scale": 0.5}]}, "lora"),
         ({"n_probs": 3}, "n_probs"),
+        ({"input_sufix": "x"}, "input_sufix"),
         ({"repeat_penalty": 1.1, "repeat_last_n": 64}, "repeat_last_n"),
         ({"n_predict": -3}, "n_predict"),
         ({"top_p": 0}, "top_p"),
@@ -237,17 +239,17 @@ async def test_what_cannot_be_honoured_is_named(code: httpx.AsyncClient, fields:
     assert response.json()["error"]["param"] == param
 
 
-async def test_samplers_that_are_off_and_unknown_fields_pass(code: httpx.AsyncClient) -> None:
+async def test_samplers_that_are_off_pass(code: httpx.AsyncClient) -> None:
     off = {"mirostat": 0, "dry_multiplier": 0.0, "dry_base": 1.75, "xtc_probability": 0, "lora": [], "samplers": "kpt"}
-    response = await code.post("/infill", json={**HOLE, **off, "nobody_knows": 1})
+    response = await code.post("/infill", json={**HOLE, **off})
     assert response.status_code == 200
-    assert response.headers["x-befit-ignored-fields"] == "nobody_knows"
+    assert response.headers["x-befit-ignored-fields"] == "dry_base"
     assert response.json()["generation_settings"]["samplers"] == ["top_k", "top_p", "temperature"]
 
 
 @pytest.mark.parametrize(("path", "field"), [("/infill", "input_prefix"), ("/v1/completions", "suffix")])
 async def test_a_model_without_fim_tokens_says_so(client: httpx.AsyncClient, path: str, field: str) -> None:
-    response = await client.post(path, json={"prompt": "x", "suffix": "y", "input_prefix": "x"})
+    response = await client.post(path, json={"prompt": "x", field: "y"})
     error = response.json()["error"]
     assert (response.status_code, error["param"], error["code"]) == (400, field, "unsupported_field")
     assert "cannot" in error["message"]
@@ -278,6 +280,15 @@ async def test_a_prompt_with_a_suffix_is_never_cut(code: httpx.AsyncClient) -> N
     assert "303" in error["message"]
     response = await code.post("/v1/completions", json={"prompt": "a", "suffix": "b", "echo": True})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "echo")
+
+
+@pytest.mark.parametrize(("asked", "most"), [(-1, CTX - 20), (90, 90)])
+async def test_unless_that_is_asked_for(code: httpx.AsyncClient, coder: FakeEngine, asked: int, most: int) -> None:
+    body = {"prompt": "a" * 150, "suffix": "b" * 150, "max_tokens": 20, "truncate_prompt_tokens": asked}
+    assert (await code.post("/v1/completions", json=body)).status_code == 200
+    assert most - 10 < len(coder.seen[-1][0]) <= most
+    body["truncation_side"] = "left"
+    assert (await code.post("/v1/completions", json=body)).status_code == 400
 
 
 async def test_raw_completion(code: httpx.AsyncClient, coder: FakeEngine) -> None:

@@ -38,7 +38,7 @@ class Letters:
 @pytest.fixture
 def model() -> Iterator[LoadedModel]:
     tiny = tiny_model("llama", storage="q8_0")
-    sizes: dict[str, Any] = {"block_size": 16, "n_blocks": 40, "threads": 1, "activation_bits": 12}
+    sizes: dict[str, Any] = {"block_size": 16, "n_blocks": 40, "threads": 1}
     native = backends.create("native", tiny.program, tiny.tensors, **sizes, max_tokens=32, max_rows=80)
     config = EngineConfig(
         **sizes,

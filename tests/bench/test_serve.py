@@ -160,12 +160,14 @@ def test_a_servers_counters_tell_of_its_cache_its_drafts_and_its_own_time(servin
         b"befit:prefix_cache_queries_tokens_total 300\nbefit:prefix_cache_hits_tokens_total 200\n"
         b"befit:spec_decode_num_draft_tokens_total 40\nbefit:spec_decode_num_accepted_tokens_total 10\n"
         b"befit:step_seconds_sum 1.5\nbefit:generation_tokens_total 1000\nbefit:request_success_total 3\n"
+        b"befit:server_cpu_seconds_total 0.03\n"
     )
     moved = changes(before, counters(target))
     assert "befit:request_success_total" not in moved
     assert from_counters(moved, busy=2.0) == {
         "prefix_hit_rate": 0.75,
         "acceptance_rate": 0.25,
+        "server_cpu_us": pytest.approx(30),
         "outside_steps_us": pytest.approx(500),
     }
     assert from_counters({"vllm:prefix_cache_queries_total": 10.0}, 1.0) == {"prefix_hit_rate": 0.0}

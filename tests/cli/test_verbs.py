@@ -109,7 +109,7 @@ def test_serve_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr("befit.engine.load.load_model", load_model)
     numbers = ["--ctx=100", "--max-seqs=3", "--token-budget=64", "--kv-tokens=200", "--threads=2", "--max-queue=5"]
     guesses = ["--speculate=draft", "--draft=small"]
-    others = ["--backend=reference", "--no-prefix-cache", "--activation-bits=8"]
+    others = ["--backend=reference", "--no-prefix-cache"]
     assert main(["serve", "x:y", "--port=0", *others, *numbers, *guesses]) == 1
     assert main(["serve", "--port", "0"]) == 1
     assert asked == [
@@ -121,7 +121,6 @@ def test_serve_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: pyt
                 token_budget=64,
                 kv_tokens=200,
                 threads=2,
-                activation_bits=8,
                 backend="reference",
                 prefix_cache=False,
                 max_queue=5,

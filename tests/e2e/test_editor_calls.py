@@ -271,6 +271,43 @@ def test_llama_vscode(coder: ServerProcess) -> None:
     assert {"prompt_n", "prompt_ms", "predicted_n", "predicted_ms"} <= set(answer["timings"])
 
 
+def test_llama_vscodes_edits_go_through_chat(coder: ServerProcess) -> None:
+    """With every sampler that llama.cpp has, most of them off, and no limit."""
+    body = {
+        "messages": [
+            {"role": "system", "content": "You are an expert coder."},
+            {"role": "user", "content": "Modify the following code: x = 1"},
+        ],
+        "stream": False,
+        "cache_prompt": True,
+        "samplers": "edkypmxt",
+        "temperature": 0.8,
+        "dynatemp_range": 0,
+        "dynatemp_exponent": 1,
+        "top_k": 40,
+        "top_p": 0.95,
+        "min_p": 0.05,
+        "typical_p": 1,
+        "xtc_probability": 0,
+        "xtc_threshold": 0.1,
+        "repeat_last_n": 64,
+        "repeat_penalty": 1,
+        "presence_penalty": 0,
+        "frequency_penalty": 0,
+        "dry_multiplier": 0,
+        "dry_base": 1.75,
+        "dry_allowed_length": 2,
+        "dry_penalty_last_n": -1,
+        "max_tokens": -1,
+        "timings_per_token": False,
+    }
+    response = post(coder, "/v1/chat/completions", {**body, "stop": ["e", " ", "a", "t"]})
+    assert response.status_code == 200, response.text
+    assert isinstance(response.json()["choices"][0]["message"]["content"], str)
+    refused = post(coder, "/v1/chat/completions", {**body, "samplers": "kp"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "samplers")
+
+
 def test_continues_llama_cpp_provider(coder: ServerProcess) -> None:
     body = {"prompt": HOLE, "n_predict": 8, "temperature": 0, "stream": True, "stop": QWEN_STOPS}
     response = post(coder, "/completion", body)

@@ -186,7 +186,7 @@ def _make_model(*, order: int | None = None, draft_order: int | None = None, **c
         "speculation": "off",
         "draft": None,
     }
-    config = EngineConfig(**{"activation_bits": 12, **settings, **changes})
+    config = EngineConfig(**{**settings, **changes})
     backend = FakeBackend(config.n_blocks, config.block_size, order=order)
     draft = None
     if draft_order is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from befit.engine.async_engine import AsyncEngine
+from befit.engine.async_engine import MOST_BEHIND, AsyncEngine
 from befit.engine.load import LoadedModel
 from befit.engine.outputs import Delta
 from befit.errors import ContextExceeded, EngineDead, InvalidRequest, Overloaded, RequestFailed
@@ -91,6 +92,40 @@ async def test_deltas_of_one_step_cross_the_threads_together(
     monkeypatch.setattr(loop, "call_soon_threadsafe", counting)
     await asyncio.gather(*(collect(engine, [5 + i], greedy()) for i in range(4)))
     assert calls <= model.backend.steps  # type: ignore[attr-defined]
+
+
+async def test_a_text_reaches_its_client_while_the_next_step_runs(model: LoadedModel, engine: AsyncEngine) -> None:
+    held = 2
+    gate = Gate(model)
+    hold = model.backend.before  # type: ignore[attr-defined]
+    model.backend.before = lambda: hold() if model.backend.steps == held else None  # type: ignore[attr-defined]
+    stream = engine.generate(PROMPT, greedy(max_tokens=3))
+    async with asyncio.timeout(5):
+        first = await anext(stream)
+        await asyncio.to_thread(gate.entered.wait, 5)
+    assert len(first.token_ids) == 1
+    gate.open.set()
+    assert len([delta async for delta in stream]) == 2
+
+
+async def test_the_engine_waits_for_texts_that_are_far_behind(model: LoadedModel, engine: AsyncEngine) -> None:
+    task = asyncio.create_task(collect(engine, PROMPT, greedy(max_tokens=40)))
+    await asyncio.sleep(0)
+    time.sleep(0.3)  # the event loop has no time for texts
+    assert model.backend.steps <= MOST_BEHIND + 1  # type: ignore[attr-defined]
+    assert len(tokens_of(await task)) == 40
+
+
+async def test_a_stop_string_ends_the_engines_part_too(model: LoadedModel, engine: AsyncEngine, alone: Any) -> None:
+    params = greedy(stop=[alone(PROMPT, greedy()).text[2:4]], max_tokens=50)
+    expected = alone(PROMPT, params)
+    deltas = await collect(engine, PROMPT, params)
+    assert tokens_of(deltas) == expected.token_ids
+    assert "".join(delta.text for delta in deltas) == expected.text
+    assert (deltas[-1].finish_reason, deltas[-1].stop_reason) == ("stop", params.stop[0])
+    await until(lambda: engine.stats().running == 0 and engine.stats().kv_blocks_used == 0)
+    assert engine.stats().output_tokens_total == len(expected.token_ids)
+    assert model.backend.steps <= len(expected.token_ids) + MOST_BEHIND  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("how", ["close", "cancel", "break"])
@@ -183,6 +218,28 @@ async def test_draining_an_idle_engine_returns_at_once(engine: AsyncEngine) -> N
     assert await engine.drain(timeout=1)
 
 
+async def test_the_servers_own_cpu_time_leaves_out_the_backends_steps(model: LoadedModel) -> None:
+    engine = AsyncEngine(model)
+    assert engine.stats().cpu_seconds is None
+    await engine.start()
+    await collect(engine, PROMPT, greedy())
+    before = engine.stats().cpu_seconds
+    if before is None:
+        pytest.skip("this system has no clocks of other threads")
+    model.backend.before = lambda: burn(0.03)  # type: ignore[attr-defined]
+    await collect(engine, PROMPT, greedy(max_tokens=10))
+    await engine.stop()
+    after = engine.stats().cpu_seconds
+    assert after is not None
+    assert 0 < after - before < 0.3
+
+
+def burn(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
 async def test_stopping_aborts_what_is_left(model: LoadedModel) -> None:
     engine = AsyncEngine(model)
     await engine.start()
@@ -266,11 +323,12 @@ async def test_the_observer_hears_what_happens(model: LoadedModel) -> None:
     await engine.start()
     await collect(engine, PROMPT, greedy(max_tokens=3))
     await engine.stop()
-    assert [name for name, *_ in heard] == [
-        "request_arrived", "first_token", "step", "tokens", "step", "tokens", "finished", "step"
-    ] or [name for name, *_ in heard] == [
-        "request_arrived", "first_token", "step", "tokens", "step", "finished", "tokens", "step"
-    ]  # fmt: skip
+    # Steps and texts are told about by two threads, each in its order.
+    assert [name for name, *_ in heard if name in ("request_arrived", "step")] == ["request_arrived", *["step"] * 3]
+    assert [name for name, *_ in heard if name not in ("request_arrived", "step")] in (
+        ["first_token", "tokens", "tokens", "finished"],
+        ["first_token", "tokens", "finished", "tokens"],
+    )
     finished = next(args for name, *args in heard if name == "finished")
     assert finished[:4] == ["length", 6, 3, 0]
     assert [args[0] for name, *args in heard if name == "step"] == [6, 1, 1]

@@ -1,4 +1,7 @@
-"""Batching, preemption, prefix reuse and speculation change nothing: every request gives what it gives alone."""
+"""Batching, preemption, prefix reuse, speculation, late texts change nothing: each request gives what it gives alone.
+
+Texts are late when they are made while later steps run already: `Late` is an engine whose outputs wait some steps.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from befit.engine.core import Engine
+from befit.engine.emit import End, Event, Output
 from befit.engine.load import LoadedModel
 from befit.engine.outputs import CompletionOutput
 from befit.engine.speculation.draft_model import Follower
@@ -76,9 +80,53 @@ class Free(StepTime):
         return 1.0
 
 
+class Late:
+    """An engine as a server drives it: outputs become text, and what text ends is ended, up to `most` steps later."""
+
+    def __init__(self, engine: Engine, seed: int, most: int) -> None:
+        self.engine = engine
+        self.surplus = 0
+        self._random = random.Random(seed)
+        self._most = most
+        self._outputs: list[list[Output]] = []
+        self._ends: list[list[End]] = []
+
+    @property
+    def has_work(self) -> bool:
+        return self.engine.has_work or bool(self._outputs) or bool(self._ends)
+
+    def step(self) -> list[Event]:
+        for ends in self._ends:
+            for sequence, suspect in ends:
+                self.engine.end_sequence(sequence, suspect=suspect)
+        self._ends = []
+        events: list[Event] = []
+        if self.engine.has_work:
+            self.engine.compute(lambda: events.extend(self._emit(self._random.randint(0, self._most))))
+            self._outputs.append(self.engine.take_outputs())
+        else:
+            events += self._emit(0)
+        return events
+
+    def abort(self, name: str) -> None:
+        self.engine.end_request(name)
+        self._outputs.append(self.engine.take_outputs())
+
+    def _emit(self, keep: int) -> list[Event]:
+        events: list[Event] = []
+        while len(self._outputs) > keep:
+            outputs = self._outputs.pop(0)
+            self.surplus += sum(len(d.token_ids) for s, d, _ in outputs if s.finish_reason is not None)
+            added, ends = self.engine.emitter.emit(outputs)
+            events += added
+            self._ends.append(ends)
+        return events
+
+
 @settings(max_examples=250, deadline=None)
 @given(
     work=st.lists(jobs, max_size=10),
+    late=st.none() | st.integers(0, 3),
     n_blocks=st.integers(7, 12),
     max_seqs=st.integers(1, 5),
     extra=st.integers(0, 10),
@@ -100,6 +148,7 @@ def test_every_request_gives_what_it_gives_alone(
     order: int | None,
     drafts: str,
     free: bool,
+    late: int | None,
 ) -> None:
     model = make_model(
         order=order,
@@ -120,6 +169,7 @@ def test_every_request_gives_what_it_gives_alone(
     outputs = {str(i): [CompletionOutput(k, logprobs=[]) for k in range(job.params.n)] for i, job in enumerate(work)}
     abort_at: dict[str, int] = {}
     aborted: set[str] = set()
+    driver: Any = engine if late is None else Late(engine, extra, late)
     with nothing_left(engine):
         for now in range(2000):
             while pending and work[pending[0]].step <= now:
@@ -130,12 +180,12 @@ def test_every_request_gives_what_it_gives_alone(
                 )
                 if job.abort_after is not None:
                     abort_at[str(i)] = now + job.abort_after
-            events = engine.step() if engine.has_work else []
+            events = driver.step() if driver.has_work else []
             engine.scheduler.check_integrity()
             for name in [name for name, at in abort_at.items() if at <= now]:
                 del abort_at[name]
                 if any(output.finish_reason is None for output in outputs[name]):
-                    events += engine.abort(name)
+                    events += driver.abort(name) or []
                     aborted.add(name)
             for request, delta in events:
                 output = outputs[request.id][delta.index]
@@ -145,7 +195,7 @@ def test_every_request_gives_what_it_gives_alone(
                 output.finish_reason, output.stop_reason = delta.finish_reason, delta.stop_reason
                 assert output.logprobs is not None
                 output.logprobs += delta.logprobs or []
-            if not pending and not engine.has_work:
+            if not pending and not driver.has_work:
                 break
     speculator = engine.speculator
     assert (speculator.drafts == 0) or drafts != "off"

@@ -196,6 +196,43 @@ def test_heads_of_sequences_outlive_their_tails() -> None:
     assert again.cached == 8
 
 
+def test_a_text_edited_in_its_middle_is_computed_from_the_edit_on() -> None:
+    scheduler = make(n_blocks=8, token_budget=32)
+    text = list(range(1, 17))
+    for expected, typed in ((0, []), (8, [50]), (8, [50, 51]), (8, [50, 51, 52])):
+        each = task([*text[:9], *typed, *text[9:]], 24)
+        scheduler.add(each)
+        plan(scheduler)
+        assert each.cached == expected
+        scheduler.remove(each)
+
+
+def visit(scheduler: "Scheduler[Task]", session: int, n: int = 9) -> int:
+    """One request of a session with two full pages of its own: how many tokens it found."""
+    each = task([session] * n, n + 1)
+    scheduler.add(each)
+    while scheduler.running or scheduler.waiting:
+        plan(scheduler)
+    assert each.cached is not None
+    return each.cached
+
+
+def test_under_pressure_the_sessions_used_last_keep_their_pages() -> None:
+    scheduler = make(n_blocks=7)  # two sessions' full pages, and the three that a new one needs
+    assert [visit(scheduler, session) for session in (1, 2)] == [0, 0]
+    assert visit(scheduler, 1) == 8
+    assert visit(scheduler, 3) == 0
+    assert visit(scheduler, 4) == 0  # takes the pages of session 2, which was used the longest ago
+    assert [visit(scheduler, session) for session in (3, 4)] == [8, 8]
+    assert visit(scheduler, 2) == 0
+
+
+def test_a_pool_for_all_sessions_loses_none_of_them() -> None:
+    scheduler = make(n_blocks=13)
+    for expected in (0, 8, 8):
+        assert [visit(scheduler, session) for session in range(1, 6)] == [expected] * 5
+
+
 def test_a_scoring_task_starts_from_nothing_in_small_chunks() -> None:
     scheduler = make()
     warm = task([1] * 9, 10)

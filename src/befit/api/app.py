@@ -19,9 +19,12 @@ from befit.api.metrics import CONTENT_TYPE, Metrics
 from befit.api.middleware import RequestScope
 from befit.api.openai.chat import create_chat_completion
 from befit.api.openai.completions import create_completion
+from befit.api.openai.embeddings import create_embeddings
 from befit.api.openai.errors import error_object, error_response, json_response, plain_error
 from befit.api.openai.models import describe_model, list_models
 from befit.api.openai.openapi import openapi
+from befit.api.openai.responses.routes import add_response_routes
+from befit.api.openai.tokens import detokenize, tokenize
 from befit.api.service import Service
 from befit.errors import BefitError, EngineDead, Overloaded
 
@@ -57,6 +60,7 @@ def create_app(
     app.state.service = service
     _add_openai_routes(app, service)
     _add_llamacpp_routes(app, service)
+    add_response_routes(app, service)
     _add_server_routes(app, service)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
@@ -77,6 +81,21 @@ def _add_openai_routes(app: FastAPI, service: Service) -> None:
     async def completions(request: Request) -> Response:
         """Continue one or many prompts."""
         return await create_completion(service, request)
+
+    @app.post("/v1/embeddings", tags=["openai"])
+    async def embeddings(request: Request) -> Response:
+        """Texts as vectors."""
+        return await create_embeddings(service, request)
+
+    @app.post("/tokenize", tags=["tokens"])
+    async def to_tokens(request: Request) -> Response:
+        """Token ids of a text or of a chat."""
+        return await tokenize(service, request)
+
+    @app.post("/detokenize", tags=["tokens"])
+    async def to_text(request: Request) -> Response:
+        """The text of token ids."""
+        return await detokenize(service, request)
 
     @app.post("/v1/chat/completions", tags=["openai"])
     async def chat_completions(request: Request) -> Response:

@@ -15,6 +15,7 @@ from befit.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from befit.engine.async_engine import AsyncEngine
+    from befit.engine.pooling import Pooling
     from befit.tokenizer.base import Tokenizer
 
 T = TypeVar("T")
@@ -93,11 +94,17 @@ class Deltas:
             await source.aclose()
 
 
-async def submit(engine: AsyncEngine, jobs: list[Job], *, priority: int = 0, cache_salt: str = "") -> Deltas:
-    """Hand every job to the engine; returns once all are admitted, before their first token. The caller closes it."""
-    deltas = Deltas(
-        [engine.generate(job.prompt_ids, job.params, priority=priority, cache_salt=cache_salt) for job in jobs]
-    )
+async def submit(
+    engine: AsyncEngine, jobs: list[Job], *, priority: int = 0, cache_salt: str = "", pooling: Pooling | None = None
+) -> Deltas:
+    """Hand every job to the engine; returns once all are admitted, before their first token. The caller closes it.
+
+    pooling: the jobs are for embeddings.
+    """
+    options: dict[str, Any] = {"priority": priority, "cache_salt": cache_salt}
+    if pooling is not None:
+        options["pooling"] = pooling
+    deltas = Deltas([engine.generate(job.prompt_ids, job.params, **options) for job in jobs])
     await deltas.admitted()
     return deltas
 

@@ -127,6 +127,12 @@ class Metrics:
         yield counter("preemptions", "Sequences that gave their pages back to be recomputed.", stats.preemptions_total)
         yield counter("steps", "Steps computed.", stats.steps_total)
         yield counter("step_tokens", "Tokens computed in steps, prompts and outputs together.", self._step_tokens)
+        if stats.cpu_seconds is not None:
+            yield counter(
+                "server_cpu_seconds",
+                "CPU time of the event loop and of the engine's thread outside the steps of the backend.",
+                stats.cpu_seconds,
+            )
         yield counter("spec_decode_num_drafts", "Times that a step verified drafts of a sequence.", stats.drafts_total)
         yield counter("spec_decode_num_draft_tokens", "Tokens drafted.", stats.drafted_tokens_total)
         yield counter("spec_decode_num_accepted_tokens", "Drafted tokens that were right.", stats.accepted_tokens_total)

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from befit.api.generation import ClientGoneError, Deltas, while_connected
+from befit.api.generation import ClientGoneError, while_connected
 
 DONE = b"data: [DONE]\n\n"
 _TOOL_MARKER = "<|tool_call_begin|>"
+
+
+class Source(Protocol):
+    """What events are made from."""
+
+    async def aclose(self) -> None:
+        """End it: nobody reads any more."""
+        ...
+
+
+class Detached:
+    """The source of a stream that only looks on: closing it ends nothing."""
+
+    async def aclose(self) -> None:
+        """Nothing to end."""
 
 
 class EventStream(Response):
@@ -23,7 +39,7 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[bytes, None], deltas: Deltas, headers: Mapping[str, str] | None = None
+        self, events: AsyncGenerator[bytes, None], deltas: Source, headers: Mapping[str, str] | None = None
     ) -> None:
         self.events = events
         self.deltas = deltas

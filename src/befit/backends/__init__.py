@@ -21,7 +21,6 @@ def create(
     *,
     n_blocks: int,
     threads: int = 1,
-    activation_bits: int = 12,
     max_tokens: int,
     max_rows: int,
     block_size: int = BLOCK_SIZE,
@@ -31,7 +30,7 @@ def create(
     """Load `program` with `tensors` into a backend.
 
     n_blocks: pages of the KV pool. max_tokens, max_rows: the largest step (T and R of `StepBatch`).
-    threads and activation_bits (12 or 8, of the inputs of quantised matrices) concern the native backend.
+    threads: of the native backend.
     on_progress(done, total): bytes of weights read so far. release(tensor): called when the file's copy of a tensor is
     not needed any more. Raises UnsupportedModel when the backend cannot run the program, ConfigError when the weights
     are packed for another one.
@@ -45,7 +44,6 @@ def create(
             block_size=block_size,
             n_blocks=n_blocks,
             threads=threads,
-            wide=activation_bits == 12,
             max_tokens=max_tokens,
             max_rows=max_rows,
             on_progress=on_progress,

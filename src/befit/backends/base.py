@@ -25,6 +25,7 @@ class SamplerSpec:
 
     seed: 64 bits, already drawn. bad_words: token-id sequences, none of which may be completed.
     min_tokens: until this many tokens are out, no id of `stop_ids` may be sampled.
+    allowed_ids: if any, no other id may be sampled.
     """
 
     temperature: float = 0.0
@@ -40,6 +41,7 @@ class SamplerSpec:
     bad_words: tuple[tuple[int, ...], ...] = ()
     min_tokens: int = 0
     stop_ids: tuple[int, ...] = ()
+    allowed_ids: tuple[int, ...] = ()
 
 
 Sampler: TypeAlias = Any
@@ -49,7 +51,7 @@ of the random generator). It outlives preemption: recomputing KV does not touch 
 
 @dataclass(slots=True)
 class StepBatch:
-    """T tokens of S sequences, packed sequence by sequence; R of the T positions need logits.
+    """T tokens of S sequences, packed sequence by sequence; R of the T positions need logits, H others hidden states.
 
     tokens, positions   [T]      token ids and their positions in their sequences
     query_start         [S + 1]  sequence i owns tokens query_start[i]:query_start[i+1]
@@ -62,6 +64,8 @@ class StepBatch:
     drafts              [R]      -1, or the token that the batch assumes to be what this row samples: it is the next of
                                  the T tokens, and the next row, which has the same sampler, is what follows it.
                                  None is -1 everywhere.
+    hidden              [H]      indices into T, rising and none of `rows`: what the head would read there is returned.
+                                 None is none.
     """
 
     tokens: I32
@@ -74,6 +78,7 @@ class StepBatch:
     samplers: list[Sampler | None]
     logprobs: I32
     drafts: I32 | None = None
+    hidden: I32 | None = None
 
 
 @dataclass(slots=True)
@@ -86,6 +91,7 @@ class StepResult:
     not exist, and its sampler was not asked.
     rank[r] counts from 1 (the likeliest token has rank 1). top[r] lists (token id, log-probability), likeliest first.
     logprob, rank and top are filled only for rows that asked for them.
+    hidden [H, hidden_size] is the output of the last norm at the positions asked for; None when there were none.
     """
 
     tokens: I32
@@ -93,6 +99,7 @@ class StepResult:
     logprob: F32
     rank: I32
     top: list[list[tuple[int, float]]] = field(default_factory=list)
+    hidden: F32 | None = None
 
 
 class Backend(Protocol):

@@ -19,9 +19,11 @@ import numpy.typing as npt
 from befit.backends.native import _native
 from befit.bench.random_weights import random_matrix
 from befit.weights.blocks import FORMATS
-from befit.weights.tensor import Tensor
+from befit.weights.tensor import DenseTensor, QuantTensor, Tensor
 
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
 
 DENSE = ("f32", "f16", "bf16")
 ALL_FORMATS = (*FORMATS, *DENSE)
@@ -31,7 +33,6 @@ SECONDS = 0.1
 """How long one kernel is timed, and one limit."""
 _ROWS_MADE = 256  # different random rows; larger matrices repeat them
 _TWIN_ROWS = 64
-_GROUP = 32
 
 
 @dataclass(slots=True)
@@ -59,11 +60,11 @@ class Limits:
 
 
 def measure(
-    isa: str, kind: str, tokens: int, *, wide: bool, limits: Limits, megabytes: float, seconds: float = SECONDS
+    isa: str, kind: str, tokens: int, *, limits: Limits, megabytes: float, seconds: float = SECONDS
 ) -> dict[str, Any]:
-    """One kernel. `wide`: activations of 12 bits, whose products with quantised weights are taken twice."""
+    """One kernel. Products of quantised weights with the two bytes of an activation count as two."""
     integers = kind in FORMATS
-    passes = 2 if integers and wide else 1
+    passes = 2 if integers else 1
     peak = limits.peak(isa, integers)
     rng = np.random.default_rng(1)
     made = random_matrix(rng, kind, _ROWS_MADE, COLUMNS, kind)
@@ -74,14 +75,13 @@ def measure(
     repeats = max(1, round(min(megabytes * 1e6 / row_bytes, most) / _ROWS_MADE))
     rows = repeats * _ROWS_MADE
     raw = np.tile(_raw(made), repeats)
-    packed, times = _native.time_matmul(isa, raw, rows, COLUMNS, kind, x, wide, limits.threads, seconds)
+    packed, times = _native.time_matmul(isa, raw, rows, COLUMNS, kind, x, limits.threads, seconds)
     time = median(times)
     limits.bandwidth(packed)
     return {
         "isa": isa,
         "format": kind,
         "tokens": tokens,
-        "activation_bits": (12 if wide else 8) if integers else 32,
         "passes": passes,
         "rows": rows,
         "columns": COLUMNS,
@@ -90,7 +90,7 @@ def measure(
         "best_us": 1e6 * min(times),
         "gb_s": packed / time / 1e9,
         "gmac_s": rows * COLUMNS * tokens / time / 1e9,
-        "error": twin_error(isa, kind, made, x, wide),
+        "error": twin_error(isa, kind, made, x),
     }
 
 
@@ -105,22 +105,49 @@ def judge(runs: Sequence[dict[str, Any]], limits: Limits) -> None:
         run["share"] = run["limit_us"] / run["time_us"]
 
 
-def twin_error(isa: str, kind: str, weight: Tensor, x: F32, wide: bool) -> float:
+def twin_error(isa: str, kind: str, weight: Tensor, x: F32) -> float:
     """Largest difference between the kernel's and its NumPy twin's result, relative to the largest result."""
     raw = _raw(weight).reshape(weight.shape[0], -1)[:_TWIN_ROWS].reshape(-1)
-    got = _native.matmul(isa, raw, _TWIN_ROWS, weight.shape[1], kind, x, wide)
-    seen = rounded(x, wide) if kind in FORMATS else x
-    expected = seen.astype(np.float64) @ weight.dequantize(0, _TWIN_ROWS).astype(np.float64).T
+    got = _native.matmul(isa, raw, _TWIN_ROWS, weight.shape[1], kind, x)
+    expected = twin(weight, x, _TWIN_ROWS)
     return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 
-def rounded(x: F32, wide: bool) -> F32:
-    """x as quantised kernels see it: groups of 32 columns rounded to 8 or, when wide, 12 bits."""
-    groups = x.reshape(len(x), -1, _GROUP)
-    peak, most = np.abs(groups).max(-1, keepdims=True), np.float32(2047 if wide else 127)
-    q = np.rint(groups * (most / peak))
-    out: F32 = (q * (peak / most)).reshape(x.shape)
-    return out
+def twin(weight: Tensor, x: F32, rows: int | None = None) -> F64:
+    """x [T, columns] times the first rows of a matrix, as the kernels see both: [T, rows] float64, not rounded."""
+    if isinstance(weight, DenseTensor):
+        return x.astype(np.float64) @ weight.dequantize(0, rows).astype(np.float64).T
+    d, q = activation_integers(x)
+    unit, w = weight_integers(weight, rows)
+    product: F64 = (q.astype(np.float64) @ w.T) * unit * d[:, None]
+    return product
+
+
+def activation_integers(x: F32) -> tuple[F64, I64]:
+    """x [T, columns] as d [T] and 16-bit integers q [T, columns], x = d * q: one scale a token."""
+    most = np.float32(32639)
+    peak = np.abs(x).max(-1)
+    q = np.rint(x * (most / peak)[:, None])
+    return (peak / most).astype(np.float64), q.astype(np.int64)
+
+
+def weight_integers(weight: QuantTensor, rows: int | None = None) -> tuple[F64, F64]:
+    """Units [rows] and weights [rows, columns] in those units.
+
+    With up to 6 bits these are integers of 16 bits, step * q - offset, where a group's step and offset are its scale
+    and minimum rounded to its row's unit. With 8 bits the unit is 1 and nothing is rounded.
+    """
+    u = weight.unpack(0, rows)
+    s, m, q = u.s.astype(np.float64), u.m.astype(np.float64), u.q.reshape(*u.s.shape, -1).astype(np.float64)
+    if weight.format.bits == 8:
+        unit = np.ones(len(s))
+    else:
+        most = 2**weight.format.bits - 1
+        unit = np.maximum(np.abs(m), np.abs(most * s - m)).max(1) / (32766 - (most + 1) / 2)
+        s = np.rint(s / unit[:, None])
+        m = s * weight.format.zero if weight.format.zero is not None else np.rint(m / unit[:, None])
+        unit = unit.astype(np.float32).astype(np.float64)
+    return unit, (s[:, :, None] * q - m[:, :, None]).reshape(len(s), -1)
 
 
 def _raw(tensor: Tensor) -> npt.NDArray[np.uint8]:

@@ -91,6 +91,8 @@ def serve_notes(run: dict[str, Any]) -> list[str]:
     server = run.get("from_server", {})
     if "acceptance_rate" in server:
         notes.append(f"drafted tokens accepted: {server['acceptance_rate']:.1%}")
+    if "server_cpu_us" in server:
+        notes.append(f"the server's own CPU time: {server['server_cpu_us']:.0f} µs an output token")
     if "outside_steps_us" in server:
         notes.append(f"server time outside its steps: {server['outside_steps_us']:.0f} µs an output token")
     if run.get("client_us_per_event") is not None:

@@ -39,7 +39,7 @@ def from_counters(moved: dict[str, float], busy: float | None) -> dict[str, Any]
     prefix_hit_rate: prompt tokens found in the prefix cache, of those looked up (befit, vLLM). acceptance_rate: drafted
     tokens that were right (befit, vLLM). outside_steps_us: of the `busy` seconds in which the server always had work,
     those that no step of befit's backend covers, an output token: scheduling, texts, HTTP and, on the same cores, the
-    client.
+    client. server_cpu_us: the CPU time of befit's event loop and of its engine outside those steps, an output token.
     """
     told: dict[str, Any] = {}
     for prefix, hits, queries in (
@@ -50,7 +50,9 @@ def from_counters(moved: dict[str, float], busy: float | None) -> dict[str, Any]
             told["prefix_hit_rate"] = moved.get(f"{prefix}:{hits}_total", 0.0) / asked
         if drafted := moved.get(f"{prefix}:spec_decode_num_draft_tokens_total"):
             told["acceptance_rate"] = moved.get(f"{prefix}:spec_decode_num_accepted_tokens_total", 0.0) / drafted
-    steps, tokens = moved.get("befit:step_seconds_sum"), moved.get("befit:generation_tokens_total")
-    if steps and tokens and busy is not None:
-        told["outside_steps_us"] = 1e6 * (busy - steps) / tokens
+    if tokens := moved.get("befit:generation_tokens_total"):
+        if cpu := moved.get("befit:server_cpu_seconds_total"):
+            told["server_cpu_us"] = 1e6 * cpu / tokens
+        if (steps := moved.get("befit:step_seconds_sum")) and busy is not None:
+            told["outside_steps_us"] = 1e6 * (busy - steps) / tokens
     return told

@@ -17,12 +17,6 @@ def engine_options(function: Function) -> Function:
     """How a model is loaded, for one conversation or for many."""
     for option in (
         click.option(
-            "--activation-bits",
-            type=click.Choice(["12", "8"]),
-            callback=lambda _context, _option, value: value and int(value),
-            help="8 is faster with many requests and less exact.  [default: 12]",
-        ),
-        click.option(
             "--backend",
             type=click.Choice(["auto", "native", "reference"]),
             default="auto",

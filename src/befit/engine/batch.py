@@ -20,12 +20,14 @@ NO_DRAFT = -1
 class Packed:
     """A batch and what its rows are for: of sequence i `scores[i]` to score, then `samples[i]` to sample.
 
-    That is one row if the sequence has caught up, and one more for each of its drafts.
+    That is one row if the sequence has caught up, and one more for each of its drafts. Its pool, if it has one, gets
+    `pooled[i]` hidden states.
     """
 
     batch: StepBatch
     scores: list[int]
     samples: list[int]
+    pooled: list[int]
 
 
 class BatchBuilder:
@@ -50,6 +52,8 @@ class BatchBuilder:
         scores: list[int] = []
         samples: list[int] = []
         drafts: list[int] = []
+        hidden: list[int] = []
+        pooled: list[int] = []
         width = 0
         for sequence, n in step:
             known, start = sequence.tokens, sequence.computed
@@ -80,6 +84,12 @@ class BatchBuilder:
                 logprobs += [request.params.prompt_logprobs] * n_scores
                 drafts += [NO_DRAFT] * n_scores
             scores.append(n_scores)
+            n_pooled = 0
+            if sequence.pool is not None:
+                wanted = sequence.pool.wanted(start, end)
+                n_pooled = len(wanted)
+                hidden += [first_row + position - start for position in wanted]
+            pooled.append(n_pooled)
             n_samples = 1 + len(ahead) if end == len(known) and end < sequence.limit else 0
             samples.append(n_samples)
             if n_samples == 1:
@@ -106,8 +116,9 @@ class BatchBuilder:
             samplers=samplers,
             logprobs=np.array(logprobs, dtype=np.int32),
             drafts=np.array(drafts, dtype=np.int32),
+            hidden=np.array(hidden, dtype=np.int32) if hidden else None,
         )
-        return Packed(batch, scores, samples)
+        return Packed(batch, scores, samples, pooled)
 
     def _fill(self, sequence: Sequence) -> int:
         """Bring the sequence's row of the table up to date; how many pages it has."""

@@ -1,7 +1,9 @@
 """The engine: schedule → (draft) → run → sample → update, one step at a time, on the caller's thread.
 
-`Engine.step` is the loop's body. It returns what the step added as (request, delta) pairs; whoever drives the loop
-(`befit.llm.LLM`, `AsyncEngine`) passes them on. What goes wrong with one request ends that request only.
+`Engine.compute` is the loop's body. It decides by token ids alone; what it adds is given out just before the next step
+runs, so that another thread can make text of it meanwhile (see `befit.engine.emit`). `Engine.step` is for those who
+have one thread: it returns what the step added as (request, delta) pairs. What goes wrong with one request ends that
+request only.
 """
 
 from __future__ import annotations
@@ -11,14 +13,18 @@ import time
 from collections import abc
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from befit.backends.base import NON_FINITE, OK, StepResult
 from befit.engine.batch import BatchBuilder, Packed
+from befit.engine.emit import Emitter, Event, Output, wrapped
 from befit.engine.observe import EngineObserver, EngineStats, GuardedObserver
 from befit.engine.outputs import Delta, FinishReason, TokenLogprob
+from befit.engine.pooling import Pooling
 from befit.engine.request import Request, Sequence, build_request
 from befit.engine.speculation.draft_model import DraftModel
 from befit.engine.speculation.speculator import Speculator
-from befit.errors import BefitError, EngineDead, InvalidRequest, NonFiniteLogits, RequestFailed
+from befit.errors import EngineDead, InvalidRequest, NonFiniteLogits
 from befit.sampling import SamplingParams
 from befit.sched.scheduler import Scheduler
 
@@ -27,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("befit.engine")
 
-Event: TypeAlias = tuple[Request, Delta]
 Step: TypeAlias = list[tuple[Sequence, int]]
 
 SCORE_ROWS = 64
@@ -45,6 +50,7 @@ class Engine:
         self.model = model
         self.alive = True
         self.observer = GuardedObserver(observer)
+        self.emitter = Emitter(self.observer)
         self.scheduler: Scheduler[Sequence] = Scheduler(
             n_blocks=config.n_blocks,
             block_size=config.block_size,
@@ -62,8 +68,11 @@ class Engine:
         self._batches = BatchBuilder(config.max_seqs, -(-config.ctx // config.block_size))
         self._requests: dict[str, Request] = {}
         self._idle: list[Request] = []  # requests for 0 tokens and no scores: nothing to compute
+        self._outputs: list[Output] = []  # what was added and not given out yet
         self._failures = 0
-        self._steps = self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
+        self._steps = 0
+        self.cpu_seconds = 0.0  # of the thread that computes, less the steps of the model and the draft model
+        self._cpu = 0.0
 
     # -- requests -------------------------------------------------------------------------------------------------
 
@@ -75,10 +84,17 @@ class Engine:
         request_id: str | None = None,
         priority: int = 0,
         cache_salt: str = "",
+        pooling: Pooling | None = None,
     ) -> Request:
         """Check a request and queue it. Raises InvalidRequest, ContextExceeded, EngineDead."""
         request = build_request(
-            self.model, prompt_ids, params, request_id=request_id, priority=priority, cache_salt=cache_salt
+            self.model,
+            prompt_ids,
+            params,
+            request_id=request_id,
+            priority=priority,
+            cache_salt=cache_salt,
+            pooling=pooling,
         )
         self.add(request)
         return request
@@ -91,7 +107,7 @@ class Engine:
             raise InvalidRequest(
                 f"request_id {request.id!r} is in use by a running request; choose another.", "request_id"
             )
-        if request.params.prompt_logprobs is not None:
+        if request.params.prompt_logprobs is not None or request.pooling is not None:
             self.scheduler.add(request.sequences[0])  # the others follow when it has scored the prompt
         elif request.params.max_tokens == 0:
             self._idle.append(request)
@@ -103,17 +119,30 @@ class Engine:
 
     def abort(self, request_id: str) -> list[Event]:
         """End a request now and free its pages; unknown and finished ones are no error."""
-        events: list[Event] = []
-        request = self._requests.get(request_id)
-        if request is not None:
-            for sequence in request.sequences:
-                if sequence.finish_reason is None:
-                    self._end(sequence, "abort", None, Delta(sequence.index, "", []), events)
-        return events
+        self.end_request(request_id)
+        return self._emit()
 
     def abort_all(self) -> list[Event]:
         """Abort everything."""
-        return [event for request_id in list(self._requests) for event in self.abort(request_id)]
+        self.end_all()
+        return self._emit()
+
+    def end_request(self, request_id: str) -> None:
+        """What `abort` does, without its deltas: they are given out with those of the steps."""
+        request = self._requests.get(request_id)
+        for sequence in request.sequences if request is not None else ():
+            if not sequence.ended:
+                self._end(sequence, "abort", None, Delta(sequence.index, "", []))
+
+    def end_all(self) -> None:
+        """What `abort_all` does, without its deltas."""
+        for request_id in list(self._requests):
+            self.end_request(request_id)
+
+    def end_sequence(self, sequence: Sequence, *, suspect: bool) -> None:
+        """Compute nothing more of a sequence that its text has ended, if it was not over by itself."""
+        if not sequence.ended:
+            self._let_go(sequence, suspect=suspect)
 
     @property
     def has_work(self) -> bool:
@@ -128,9 +157,9 @@ class Engine:
             waiting=len(scheduler.waiting),
             kv_blocks=scheduler.pool.n_blocks,
             kv_blocks_used=scheduler.pool.n_used,
-            prompt_tokens_total=self._prompt_tokens,
-            cached_tokens_total=self._cached_tokens,
-            output_tokens_total=self._output_tokens,
+            prompt_tokens_total=self.emitter.prompt_tokens,
+            cached_tokens_total=self.emitter.cached_tokens,
+            output_tokens_total=self.emitter.output_tokens,
             preemptions_total=scheduler.preemptions,
             steps_total=self._steps,
             drafts_total=self.speculator.drafts,
@@ -142,80 +171,107 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Compute one step and return what it added. Raises EngineDead once the engine is dead."""
+        self.compute()
+        return self._emit()
+
+    def compute(self, give_out: abc.Callable[[], None] = lambda: None) -> None:
+        """Compute one step; `take_outputs` has what it added. Raises EngineDead once the engine is dead.
+
+        give_out is called when the next thing is a long computation of the backend: what it wakes need not share the
+        interpreter with the loop, which would wait for it.
+        """
         if not self.alive:
             raise EngineDead("The engine has stopped; restart it to serve requests.")
-        events = self._end_idle()
-        step = self._with_samplers(self.scheduler.schedule(), events)
+        self._end_idle()
+        step = self._with_samplers(self.scheduler.schedule())
         if not step:
-            return events
-        self.speculator.prepare(step)
+            give_out()
+            return
+        self._draft(step, give_out)
         packed = self._batches.pack(step)
+        give_out()
+        self.cpu_seconds += self._lap()
         begin = time.monotonic()
         try:
             result = self.model.backend.step(packed.batch)
         except Exception as error:
-            self._step_failed(step, error, events)
-            return events
-        now = time.monotonic()
+            self._step_failed(step, error)
+            return
+        finally:
+            now = time.monotonic()
+            self._lap()
         self._failures = 0
         self._steps += 1
         self.speculator.observe(len(packed.batch.tokens), now - begin)
-        self._update(step, packed, result, now, events)
+        self._update(step, packed, result, now)
         self.observer.step(len(packed.batch.tokens), now - begin)
+
+    def _draft(self, step: Step, give_out: abc.Callable[[], None]) -> None:
+        """Guesses behind the known tokens. With a draft model, they are computations of the backend too."""
+        if self.speculator.model is not None:
+            give_out()
+            self.cpu_seconds += self._lap()
+        self.speculator.prepare(step)
+        if self.speculator.model is not None:
+            self._lap()
+
+    def _lap(self) -> float:
+        """CPU seconds of this thread since the last time."""
+        before, self._cpu = self._cpu, time.thread_time()
+        return self._cpu - before
+
+    def take_outputs(self) -> list[Output]:
+        """What was added since the last time, for the emitter."""
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def _emit(self) -> list[Event]:
+        events, ends = self.emitter.emit(self.take_outputs())
+        for sequence, suspect in ends:
+            self.end_sequence(sequence, suspect=suspect)
         return events
 
-    def _update(self, step: Step, packed: Packed, result: StepResult, now: float, events: list[Event]) -> None:
+    def _update(self, step: Step, packed: Packed, result: StepResult, now: float) -> None:
         tokens: list[int] = result.tokens.tolist()
         status: list[int] = result.status.tolist()
-        gaps: list[float] = []
-        row = 0
-        for (sequence, n), n_scores, n_samples in zip(step, packed.scores, packed.samples, strict=True):
+        row = pooled = 0
+        for (sequence, n), n_scores, n_samples, n_pooled in zip(
+            step, packed.scores, packed.samples, packed.pooled, strict=True
+        ):
             first, row = row, row + n_scores + n_samples
-            request = sequence.request
+            first_pooled, pooled = pooled, pooled + n_pooled
             drafted, sequence.drafts = len(sequence.drafts), []
-            if sequence.finish_reason is not None:  # a sibling earlier in this step took the request down
+            if sequence.ended:  # a sibling earlier in this step took the request down
                 continue
             if NON_FINITE in status[first : min(row, first + n_scores + 1)]:
-                self._fail(request, _non_finite(sequence), events)
+                self._fail(sequence, _non_finite(sequence))
                 continue
             self.scheduler.advance(sequence, n)
             try:
                 if n_scores:
                     self._score(sequence, tokens, result, first, n_scores)
+                if n_pooled and not self._gather(sequence, result, first_pooled, n_pooled):
+                    self._fail(sequence, _non_finite(sequence))
+                    continue
                 if n_samples:
                     rows = range(first + n_scores, row)
-                    produced = self._append(sequence, rows, tokens, status, result, now, gaps, events)
+                    produced = self._append(sequence, rows, tokens, status, result, now)
                     if drafted:
                         self.speculator.verified(sequence, drafted, produced - 1)
                 elif sequence.computed == sequence.limit:
-                    self._end_scored(request, events)
+                    self._end_scored(sequence.request)
             except Exception as error:
-                log.exception("Request %s failed after its step.", request.id)
-                self._fail(request, _wrapped(error), events)
-        if gaps:
-            self.observer.tokens(gaps)
+                log.exception("Request %s failed after its step.", sequence.request.id)
+                self._fail(sequence, wrapped(error))
 
     def _append(
-        self,
-        sequence: Sequence,
-        rows: range,
-        tokens: list[int],
-        status: list[int],
-        result: StepResult,
-        now: float,
-        gaps: list[float],
-        events: list[Event],
+        self, sequence: Sequence, rows: range, tokens: list[int], status: list[int], result: StepResult, now: float
     ) -> int:
         """The tokens of a sequence's rows, up to where a draft was wrong or the output ends; how many there are."""
         request = sequence.request
-        if sequence.produced:
-            gaps.append(now - sequence.last_time)
-        sequence.last_time = now
-        if not request.started:
-            self.observer.first_token(now - request.arrival)
-            if request.params.prompt_logprobs is not None:
-                for sibling in request.sequences[1:]:
-                    self.scheduler.add(sibling)
+        if request.prompt_logprobs is not None and sequence.index == 0 and len(sequence.tokens) == sequence.n_prompt:
+            for sibling in request.sequences[1:]:
+                self.scheduler.add(sibling)
         delta = Delta(sequence.index, "", [])
         if request.logprobs >= 0:
             delta.logprobs = []
@@ -228,40 +284,24 @@ class Engine:
             if delta.logprobs is not None:
                 delta.logprobs.append(_token_logprob(result, row, token))
             delta.token_ids.append(token)
-            reason, stop_reason, text = self._take(sequence, token)
-            delta.text += text
+            reason, stop_reason = self._take(sequence, token)
             if reason is not None:
-                self._end(sequence, reason, stop_reason, delta, events)
+                self._end(sequence, reason, stop_reason, delta, now)
                 return len(delta.token_ids)
-        self._emit(request, delta, events)
+        self._outputs.append((sequence, delta, now))
         if status[row] == NON_FINITE:
-            self._fail(request, _non_finite(sequence), events)
+            self._fail(sequence, _non_finite(sequence))
         return len(delta.token_ids)
 
-    def _take(self, sequence: Sequence, token: int) -> tuple[FinishReason | None, str | int | None, str]:
-        """One more output token: whether it is the last and why, and the text that it lets through."""
+    def _take(self, sequence: Sequence, token: int) -> tuple[FinishReason | None, str | int | None]:
+        """One more output token: whether it is the last by its id or its number, and why."""
         request = sequence.request
-        params = request.params
         sequence.tokens.append(token)
-        sequence.produced += 1
-        self._output_tokens += 1
-        armed = sequence.produced > params.min_tokens
-        reason: FinishReason | None = None
-        stop_reason: str | int | None = None
-        text = ""
-        ended = armed and token in request.end_ids
-        if not ended or params.include_stop_str_in_output:
-            text = sequence.text.push(token, armed=armed)
-        if sequence.text.stopped is None:
-            if ended:
-                reason, stop_reason = "stop", None if token in request.eos_ids else token
-            elif len(sequence.tokens) >= sequence.limit:
-                reason = "length"
-            if reason is not None:
-                text += sequence.text.finish(armed=armed)
-        if sequence.text.stopped is not None:
-            reason, stop_reason = "stop", sequence.text.stopped
-        return reason, stop_reason, text
+        if token in request.end_ids and len(sequence.tokens) - sequence.n_prompt > request.params.min_tokens:
+            return "stop", None if token in request.eos_ids else token
+        if len(sequence.tokens) >= sequence.limit:
+            return "length", None
+        return None, None
 
     def _preempted(self, sequence: Sequence) -> None:
         self.speculator.preempted(sequence)
@@ -273,17 +313,15 @@ class Engine:
         scores += [_token_logprob(result, row, tokens[row]) for row in range(first, first + count)]
         sequence.scoring = len(scores) < sequence.n_prompt
 
-    # -- ends -----------------------------------------------------------------------------------------------------
+    def _gather(self, sequence: Sequence, result: StepResult, first: int, count: int) -> bool:
+        """Add hidden states to the sequence's pool; False when they are not finite."""
+        assert sequence.pool is not None
+        assert result.hidden is not None
+        hidden = result.hidden[first : first + count]
+        sequence.pool.add(hidden)
+        return bool(np.isfinite(hidden).all())
 
-    def _emit(self, request: Request, delta: Delta, events: list[Event]) -> None:
-        if not request.started:
-            request.started = True
-            delta.cached_tokens = request.cached
-            if delta.finish_reason not in ("abort", "error"):
-                delta.prompt_logprobs = request.prompt_logprobs
-                self._prompt_tokens += len(request.prompt_ids)
-                self._cached_tokens += request.cached
-        events.append((request, delta))
+    # -- ends -----------------------------------------------------------------------------------------------------
 
     def _end(
         self,
@@ -291,69 +329,73 @@ class Engine:
         reason: FinishReason,
         stop_reason: str | int | None,
         delta: Delta,
-        events: list[Event],
+        now: float | None = None,
     ) -> None:
         """The sequence is over: free its pages, complete its last delta."""
-        request = sequence.request
-        self.scheduler.remove(sequence, suspect=reason == "error")
-        sequence.finish_reason = delta.finish_reason = reason
-        sequence.stop_reason = delta.stop_reason = stop_reason
-        request.unfinished -= 1
-        self._emit(request, delta, events)
-        if request.finished:
-            del self._requests[request.id]
-            self.observer.finished(
-                reason, len(request.prompt_ids), request.produced, request.cached, time.monotonic() - request.arrival
-            )
+        self._let_go(sequence, suspect=reason == "error")
+        delta.finish_reason, delta.stop_reason = reason, stop_reason
+        self._outputs.append((sequence, delta, time.monotonic() if now is None else now))
 
-    def _end_idle(self) -> list[Event]:
-        events: list[Event] = []
+    def _let_go(self, sequence: Sequence, *, suspect: bool) -> None:
+        request = sequence.request
+        self.scheduler.remove(sequence, suspect=suspect)
+        sequence.ended = True
+        request.running -= 1
+        if not request.running:
+            del self._requests[request.id]
+
+    def _end_idle(self) -> None:
         while self._idle:
             request = self._idle.pop()
-            if not request.finished:
-                self._end_scored(request, events)
-        return events
+            if request.running:
+                self._end_scored(request)
 
-    def _end_scored(self, request: Request, events: list[Event]) -> None:
-        """A request for 0 tokens is over when its prompt is scored."""
+    def _end_scored(self, request: Request) -> None:
+        """A request for 0 tokens is over when its prompt is scored or pooled."""
         for sequence in request.sequences:
-            self._end(sequence, "length", None, Delta(sequence.index, "", []), events)
+            embedding = sequence.pool.result() if sequence.pool is not None else None
+            self._end(sequence, "length", None, Delta(sequence.index, "", [], embedding=embedding))
 
-    def _fail(self, request: Request, error: Exception, events: list[Event]) -> None:
-        """End a request with an error, in all its sequences. Its pages are suspect and not reused."""
-        for sequence in request.sequences:
-            if sequence.finish_reason is None:
-                self._end(sequence, "error", None, Delta(sequence.index, "", [], error=error), events)
+    def _fail(self, failed: Sequence, error: Exception) -> None:
+        """End a sequence's request with an error. Its pages are suspect and not reused.
 
-    def _with_samplers(self, step: Step, events: list[Event]) -> Step:
+        With stop strings the sequence may be over without being known to be, and its failure nobody's: then what
+        becomes of the other continuations is left to the emitter.
+        """
+        request = failed.request
+        for sequence in (failed,) if request.params.stop else request.sequences:
+            if not sequence.ended:
+                self._end(sequence, "error", None, Delta(sequence.index, "", [], error=error))
+
+    def _with_samplers(self, step: Step) -> Step:
         """The step less the requests whose rules the backend refuses."""
         failed = False
         for sequence, _ in step:
-            if sequence.sampler is None and sequence.finish_reason is None:
+            if sequence.sampler is None and not sequence.ended:
                 try:
                     sequence.sampler = self.model.backend.new_sampler(sequence.spec, sequence.request.prompt_ids)
                 except Exception as error:
                     log.exception("Request %s could not start.", sequence.request.id)
-                    self._fail(sequence.request, _wrapped(error), events)
+                    self._fail(sequence, wrapped(error))
                     failed = True
-        return [(sequence, n) for sequence, n in step if sequence.finish_reason is None] if failed else step
+        return [(sequence, n) for sequence, n in step if not sequence.ended] if failed else step
 
-    def _step_failed(self, step: Step, error: Exception, events: list[Event]) -> None:
+    def _step_failed(self, step: Step, error: Exception) -> None:
         """The backend raised: what was in the step fails; too often in a row, and the engine is dead."""
         log.exception("A step of %d sequences failed.", len(step))
         self._failures += 1
         for sequence, _ in step:
-            self._fail(sequence.request, _wrapped(error), events)
+            self._fail(sequence, wrapped(error))
         if self._failures >= FAILURES_IN_A_ROW:
-            events += self.die(f"{self._failures} steps failed in a row, the last with {error!r}")
+            self.die(f"{self._failures} steps failed in a row, the last with {error!r}")
 
-    def die(self, why: str) -> list[Event]:
+    def die(self, why: str) -> None:
         """Serve nothing any more; everything unfinished ends with EngineDead."""
         self.alive = False
-        events: list[Event] = []
+        error = EngineDead(f"The engine has stopped: {why}. Restart it to serve requests.")
         for request in list(self._requests.values()):
-            self._fail(request, EngineDead(f"The engine has stopped: {why}. Restart it to serve requests."), events)
-        return events
+            for sequence in request.sequences:
+                self._fail(sequence, error)
 
 
 def _token_logprob(result: StepResult, row: int, token: int) -> TokenLogprob:
@@ -361,17 +403,9 @@ def _token_logprob(result: StepResult, row: int, token: int) -> TokenLogprob:
     return TokenLogprob(token, float(result.logprob[row]), int(result.rank[row]), top)
 
 
-def _wrapped(error: Exception) -> BefitError:
-    """The error that a client is told about."""
-    if isinstance(error, BefitError):
-        return error
-    failed = RequestFailed(f"The request failed inside the engine: {error!r}. Other requests go on; try again.")
-    failed.__cause__ = error
-    return failed
-
-
 def _non_finite(sequence: Sequence) -> NonFiniteLogits:
+    produced = len(sequence.tokens) - sequence.n_prompt
     return NonFiniteLogits(
-        f"The model produced logits that are not finite after {sequence.produced} output tokens. "
+        f"The model produced logits that are not finite after {produced} output tokens. "
         "Other requests go on; if it happens again with this prompt, the model file is likely damaged."
     )

@@ -160,7 +160,6 @@ def _create(opened: _Opened, config: EngineConfig, on_progress: Callable[[int, i
         block_size=config.block_size,
         n_blocks=config.n_blocks,
         threads=config.threads,
-        activation_bits=config.activation_bits,
         max_tokens=config.token_budget,
         max_rows=config.max_seqs + SCORE_ROWS,
         on_progress=on_progress,

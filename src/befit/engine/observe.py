@@ -17,7 +17,9 @@ class EngineStats:
     """A snapshot of the engine. The totals only grow; KV pages that are merely kept for reuse count as free.
 
     drafts_total counts how often a step verified drafts of a sequence, drafted_tokens_total and accepted_tokens_total
-    the tokens in them and those of them that were right.
+    the tokens in them and those of them that were right. cpu_seconds is the CPU time of a server's own threads, the
+    event loop's and the engine's, less the steps of the backend; None where there is no server or the system does not
+    tell.
     """
 
     running: int = 0
@@ -32,6 +34,7 @@ class EngineStats:
     drafts_total: int = 0
     drafted_tokens_total: int = 0
     accepted_tokens_total: int = 0
+    cpu_seconds: float | None = None
 
     @property
     def kv_usage(self) -> float:
@@ -45,9 +48,11 @@ class EngineStats:
 
 
 class EngineObserver(Protocol):
-    """Callbacks from the engine, called on the engine's thread; durations are seconds of a monotonic clock.
+    """Callbacks from the engine; durations are seconds of a monotonic clock.
 
-    They should be quick: the next step waits for them. An exception is logged once and otherwise ignored.
+    In a server, `first_token`, `tokens` and `finished` are called on the event loop, where tokens become text, and the
+    others on the thread of the steps. They should be quick: both wait for them. An exception is logged once and
+    otherwise ignored.
     """
 
     def request_arrived(self, prompt_tokens: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from befit.backends.base import F32
+
 FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
 
 
@@ -53,7 +55,7 @@ class Delta:
 
     text may be empty while characters are incomplete or held back as a possible stop string; token_ids is always what
     was generated in the step. prompt_logprobs and cached_tokens come with the first delta of a request. error is set
-    together with finish_reason "error".
+    together with finish_reason "error". embedding is the pooled vector of a request that asked for one.
     """
 
     index: int
@@ -65,3 +67,4 @@ class Delta:
     prompt_logprobs: list[TokenLogprob | None] | None = None
     cached_tokens: int = 0
     error: Exception | None = None
+    embedding: F32 | None = None

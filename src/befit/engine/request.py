@@ -12,6 +12,7 @@ from befit.backends.base import Sampler, SamplerSpec
 from befit.cache.prefix import chain_root
 from befit.engine.detokenize import OutputText
 from befit.engine.outputs import FinishReason, TokenLogprob
+from befit.engine.pooling import Pool, Pooling
 from befit.errors import ContextExceeded, InvalidRequest
 from befit.sampling import SamplingParams
 from befit.sched.task import Task
@@ -27,15 +28,21 @@ _SEED_MASK = 2**64 - 1
 class Sequence(Task):
     """One continuation: the scheduler's task, and what sampling and text need.
 
-    sampler is the backend's and lives from the first step to the end, preemptions included. produced counts output
-    tokens. last_time is when the newest of them came (monotonic seconds). guesses is what speculation knows of it.
+    sampler is the backend's and lives from the first step to the end, preemptions included. guesses is what speculation
+    knows of it. ended: the engine computes nothing more of it. pool gathers hidden states when the request is for
+    an embedding.
+
+    The emitter's (see `befit.engine.emit`), which may be some steps behind: text; produced, the output tokens that
+    count; last_time, when the newest of them came (monotonic seconds); finish_reason and stop_reason.
     """
 
     __slots__ = (
+        "ended",
         "finish_reason",
         "guesses",
         "index",
         "last_time",
+        "pool",
         "produced",
         "request",
         "sampler",
@@ -51,23 +58,28 @@ class Sequence(Task):
             limit,
             priority=request.priority,
             root=request.root,
-            reuse=not (number == 0 and params.prompt_logprobs is not None),
+            reuse=request.pooling != "mean" and not (number == 0 and params.prompt_logprobs is not None),
             scoring=number == 0 and params.prompt_logprobs is not None,
         )
         self.request = request
         self.index = number
         self.spec = spec
         self.sampler: Sampler | None = None
+        self.ended = False
         self.text = text
         self.produced = 0
         self.last_time = 0.0
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.guesses: Guesses | None = None
+        self.pool = Pool(request.pooling, len(request.prompt_ids)) if request.pooling is not None else None
 
 
 class Request:
-    """A validated request. Made by `build_request` in any thread; afterwards only the engine's thread touches it."""
+    """A validated request. Made by `build_request` in any thread; afterwards the engine's and the emitter's.
+
+    running counts the continuations that the engine has not ended, unfinished those that have more to give out.
+    """
 
     __slots__ = (
         "arrival",
@@ -76,23 +88,33 @@ class Request:
         "id",
         "logprobs",
         "params",
+        "pooling",
         "priority",
         "prompt_ids",
         "prompt_logprobs",
         "root",
+        "running",
         "sequences",
         "started",
         "unfinished",
     )
 
     def __init__(
-        self, request_id: str, prompt_ids: list[int], params: SamplingParams, *, priority: int, root: bytes
+        self,
+        request_id: str,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        *,
+        priority: int,
+        root: bytes,
+        pooling: Pooling | None = None,
     ) -> None:
         self.id = request_id
         self.prompt_ids = prompt_ids
         self.params = params
         self.priority = priority
         self.root = root
+        self.pooling = pooling
         self.arrival = time.monotonic()
         self.eos_ids: frozenset[int] = frozenset()
         self.end_ids: frozenset[int] = frozenset()
@@ -100,11 +122,11 @@ class Request:
         self.prompt_logprobs: list[TokenLogprob | None] | None = None if params.prompt_logprobs is None else [None]
         self.sequences: list[Sequence] = []
         self.started = False
-        self.unfinished = params.n
+        self.running = self.unfinished = params.n
 
     @property
     def finished(self) -> bool:
-        """Whether every continuation ended."""
+        """Whether every continuation has given out its last delta."""
         return self.unfinished == 0
 
     @property
@@ -126,9 +148,11 @@ def build_request(
     request_id: str | None = None,
     priority: int = 0,
     cache_salt: str = "",
+    pooling: Pooling | None = None,
 ) -> Request:
     """Check a request against the model and resolve its sampling rules to token ids.
 
+    pooling: the request is for the prompt's pooled hidden states instead of output; `params` asks for 0 tokens.
     Raises InvalidRequest naming the field, ContextExceeded when prompt and output cannot fit the context.
     """
     ctx, vocab = model.config.ctx, model.program.vocab_size
@@ -136,15 +160,23 @@ def build_request(
     limit = _limit(len(prompt), params, ctx)
     _check_ids("logit_bias", params.logit_bias, vocab)
     _check_ids("stop_token_ids", params.stop_token_ids, vocab)
+    _check_ids("allowed_token_ids", params.allowed_token_ids, vocab)
     request = Request(
         request_id if request_id is not None else os.urandom(12).hex(),
         prompt,
         params,
         priority=priority,
         root=chain_root(model.config.block_size, cache_salt),
+        pooling=pooling,
     )
     request.eos_ids = frozenset() if params.ignore_eos else model.tokenizer.eos_ids
     request.end_ids = request.eos_ids | frozenset(params.stop_token_ids)
+    if params.min_tokens and params.allowed_token_ids and request.end_ids.issuperset(params.allowed_token_ids):
+        raise InvalidRequest(
+            "allowed_token_ids holds only tokens that end the output, and the first "
+            f"{params.min_tokens} (min_tokens) must not; allow others too.",
+            "allowed_token_ids",
+        )
     bad_words = bad_word_ids(params.bad_words, model.tokenizer)
     for number in range(params.n):
         spec = SamplerSpec(
@@ -161,6 +193,7 @@ def build_request(
             bad_words=bad_words,
             min_tokens=params.min_tokens,
             stop_ids=tuple(sorted(request.end_ids)),
+            allowed_ids=tuple(sorted(set(params.allowed_token_ids))),
         )
         text = OutputText(model.tokenizer, params)
         request.sequences.append(Sequence(request, number, spec, text, limit))

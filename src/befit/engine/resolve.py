@@ -44,12 +44,6 @@ def resolve(
     backend = "native" if options.backend == "auto" else options.backend
     if backend not in _KV_ELEMENT_BYTES:
         raise ConfigError(f"backend is {backend!r}; choose auto, native or reference.")
-    if options.activation_bits not in (None, 8, 12):
-        raise ConfigError(f"activation_bits is {options.activation_bits}; choose 12 (exact) or 8 (faster in batches).")
-    if options.activation_bits and backend != "native":
-        raise ConfigError(
-            f"activation_bits is {options.activation_bits}, but the {backend} backend computes in float32."
-        )
     if options.speculation not in ("auto", "lookup", "draft", "off"):
         raise ConfigError(f"speculation is {options.speculation!r}; choose auto, lookup, draft or off.")
     if options.speculation == "draft" and options.draft is None:
@@ -91,7 +85,6 @@ def resolve(
         n_blocks=n_blocks,
         threads=options.threads or physical_cores(root),
         backend=backend,
-        activation_bits=options.activation_bits or 12,
         prefix_cache=options.prefix_cache,
         max_queue=options.max_queue,
         speculation=options.speculation,
@@ -110,8 +103,7 @@ def table(config: EngineConfig, program: Program, *, name: str, weight_bytes: in
         "KV cache": f"{kv_tokens} tokens in pages of {config.block_size}, {_size(kv_bytes)}; "
         f"prefix cache {'on' if config.prefix_cache else 'off'}",
         "batch": f"{config.max_seqs} sequences at once, {config.token_budget} tokens a step",
-        "backend": f"{config.backend}, {config.threads} thread{'s' if config.threads > 1 else ''}"
-        + (f", {config.activation_bits}-bit activations" if config.backend == "native" else ""),
+        "backend": f"{config.backend}, {config.threads} thread{'s' if config.threads > 1 else ''}",
         "speculation": _speculation(config),
     }
     width = max(map(len, rows))

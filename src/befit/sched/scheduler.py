@@ -179,15 +179,17 @@ class Scheduler(Generic[T]):
         while at < len(running):
             task = running[at]
             missing = -(-len(task.tokens) // size) - len(task.pages)
+            at += 1
+            if missing <= 0:
+                continue
             if missing > pool.n_free:
                 self._take_back()
-            while missing > pool.n_free and at < len(running):
+            while missing > pool.n_free and at <= len(running):
                 self._preempt(running.pop())
                 preempted = True
-            if at < len(running):
+            if at <= len(running):
                 for _ in range(missing):
                     task.pages.append(pool.alloc())
-            at += 1
         return preempted
 
     def _take_back(self) -> None:

@@ -16,14 +16,13 @@ def isa(request, monkeypatch):
 def load():
     """load(model, name="native", ...) -> a backend with 32 pages."""
 
-    def make(model, name="native", threads=2, activation_bits=12):
+    def make(model, name="native", threads=2):
         return backends.create(
             name,
             model.program,
             model.tensors,
             n_blocks=32,
             threads=threads,
-            activation_bits=activation_bits,
             max_tokens=256,
             max_rows=256,
         )

@@ -9,16 +9,16 @@ from befit.backends.native import _native
 from support.tiny import random_matrix
 
 KINDS = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k", "f32", "f16", "bf16")
-LAYOUT = 1
+LAYOUT = 2
 DIGESTS = {
-    "q4_0": "b03aa66cec9132f7",
-    "q4_1": "451816deea2c67de",
-    "q5_0": "461c6b08461eaca3",
-    "q5_1": "1b2f6e7b950d7114",
+    "q4_0": "d89b93b7b5e78dc3",
+    "q4_1": "b0bebb5d2e224a00",
+    "q5_0": "8be35393d8f92765",
+    "q5_1": "ba5dc5f291c4db17",
     "q8_0": "6aaf61b438026338",
-    "q4_k": "cee72b4e0ab47a10",
-    "q5_k": "786fea57b896fcad",
-    "q6_k": "07d2ec7671a883e5",
+    "q4_k": "0aa5e0387e3bd91e",
+    "q5_k": "b568cb70475ebe9f",
+    "q6_k": "fcb76d9216e7b49c",
     "f32": "ab2a0af984304b9a",
     "f16": "4774d4d01b4ac2c6",
     "bf16": "bcf757123a31549d",
@@ -53,7 +53,7 @@ def test_sizes_are_known_before(kind):
 
 def test_what_does_not_fit_is_refused(tmp_path):
     raw, tiles = packed("q4_0")
-    model = _native.Model("generic", 1, False, 1, 1, 1)
+    model = _native.Model("generic", 1, 1, 1, 1)
     matrix = model.matrix(35, 512, "q4_0")
     with pytest.raises(ValueError, match="matrix bytes"):
         model.pack([(matrix, raw[1:], "q4_0")])

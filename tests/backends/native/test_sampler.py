@@ -27,6 +27,7 @@ specs = st.builds(
     bad_words=st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=2).map(tuple), max_size=3).map(tuple),
     min_tokens=st.integers(0, 4),
     stop_ids=st.sampled_from([(), (0, 7)]),
+    allowed_ids=st.sampled_from([(), (), (3, 8, 150, 299), (7,)]),
 )
 
 
@@ -42,6 +43,8 @@ def test_it_draws_what_the_oracle_draws(spec, seed, sharpness):
         expected = oracle.sample(logits)
         token, finite, *_ = native.sample(ISA, logits, -1)
         assert finite == (expected is not None)
+        if not finite:  # every token is banned
+            return
         if token != expected:
             # float32 sums may move the end of a nucleus or the drawn point by a rounding error, never further
             assert kept is not None

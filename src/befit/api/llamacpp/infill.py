@@ -21,7 +21,7 @@ from befit.api.llamacpp.types import GenerationRequest, InfillRequest, RawReques
 from befit.api.openai.chunks import dumps, error_event
 from befit.api.openai.errors import json_response
 from befit.api.openai.fields import ignored_header
-from befit.api.openai.types import parse_json
+from befit.api.openai.request_body import parse
 from befit.api.service import Service
 from befit.api.stream import EventStream
 from befit.engine.outputs import Delta
@@ -34,8 +34,7 @@ _RESERVED = 256
 async def create_infill(service: Service, http: Request) -> Response:
     """Fill in between a prefix and a suffix, which are trimmed where they do not fit."""
     body = await read_body(http)
-    request = parse_json(InfillRequest, body)
-    request.check()
+    request = parse(InfillRequest, body)
     fim = require(service.fim, "input_prefix")
     limit = service.ctx - _reserved(request, service.ctx)
     prompt = await off_loop(
@@ -53,8 +52,7 @@ async def create_infill(service: Service, http: Request) -> Response:
 
 async def create_completion(service: Service, http: Request) -> Response:
     """Continue a prompt as it is."""
-    request = parse_json(RawRequest, await read_body(http))
-    request.check()
+    request = parse(RawRequest, await read_body(http))
     ids = (
         await encode(service.tokenizer, request.prompt, add_special=True)
         if isinstance(request.prompt, str)

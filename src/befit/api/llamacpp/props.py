@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,7 +13,7 @@ from befit.api.llamacpp.settings import generation_settings
 from befit.api.llamacpp.types import GenerationRequest
 from befit.api.openai.errors import json_response
 from befit.api.openai.messages import known_roles
-from befit.api.openai.types import parse_json
+from befit.api.openai.request_body import RequestBody, parse
 from befit.api.service import Service
 
 
@@ -51,21 +50,22 @@ def properties(service: Service) -> dict[str, Any]:
     }
 
 
-class TemplateRequest(BaseModel):
+class TemplateRequest(RequestBody):
     """`/apply-template`: the fields of a chat that its template sees."""
-
-    model_config = ConfigDict(extra="allow")
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
+    def check(self) -> None:
+        """Let the other fields of a chat pass: a prompt does not depend on them."""
+
 
 async def apply_template(service: Service, http: Request) -> Response:
     """The prompt that a chat with these messages would have."""
     body = await read_body(http)
-    request = parse_json(TemplateRequest, body)
+    request = parse(TemplateRequest, body)
 
     def render() -> str:
         return service.template.render(

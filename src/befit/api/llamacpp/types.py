@@ -1,78 +1,28 @@
 """The request bodies of `/infill` and `/completion`, with llama.cpp's names and defaults.
 
-Field meanings and defaults are those of llama.cpp's server (tools/server/README.md). A field is honoured; or it is
-about bookkeeping (`HINTS`); or it is known and refused unless it asks for nothing (`UNSUPPORTED`); or nobody knows it,
-and it is named in the header `x-befit-ignored-fields`.
+Field meanings and defaults are those of llama.cpp's server (tools/server/README.md). What becomes of other fields is in
+`fields.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel
 
 from befit.api.fim import DEFAULT_PATH, DEFAULT_REPOSITORY, File
+from befit.api.llamacpp.fields import HINTS, UNSUPPORTED, chain
 from befit.api.openai.fields import check_extra
+from befit.api.openai.request_body import RequestBody
 from befit.api.openai.types import Strings
 from befit.errors import InvalidRequest, UnsupportedField
 from befit.sampling import SamplingParams
 
-HINTS = frozenset(
-    {
-        *("id_slot", "min_keep", "n_discard", "n_keep", "t_max_prompt_ms", "user"),
-        *("adaptive_decay", "dry_allowed_length", "dry_base", "dry_penalty_last_n", "dry_sequence_breakers"),
-        *("dynatemp_exponent", "mirostat_eta", "mirostat_tau", "xtc_threshold"),
-    }
-)
-"""Accepted, with no effect: there are no slots, a context is never shifted, llama.cpp does nothing with t_max_prompt_ms
-either, and the rest shapes samplers that are off unless a field of UNSUPPORTED turns them on."""
-_OFF: tuple[Any, ...] = (None, False, 0, "", [], {})
-
-
-def _off(*values: Any) -> Callable[[Any], bool]:
-    return lambda value: value in _OFF or value in values
-
-
-UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
-    "adaptive_target": _off(-1),
-    "dry_multiplier": _off(),
-    "dynatemp_range": _off(),
-    "grammar": _off(),
-    "image_data": _off(),
-    "json_schema": _off(),
-    "logit_bias": _off(),
-    "lora": _off(),
-    "mirostat": _off(),
-    "multimodal_data": _off(),
-    "n_probs": _off(),
-    "post_sampling_probs": _off(),
-    "return_progress": _off(),
-    "top_n_sigma": _off(-1),
-    "xtc_probability": _off(),
-}
-SAMPLERS = {
-    "e": "penalties",
-    "k": "top_k",
-    "y": "typ_p",
-    "p": "top_p",
-    "m": "min_p",
-    "t": "temperature",
-    "i": "infill",
-    "d": "dry",
-    "x": "xtc",
-    "s": "top_n_sigma",
-    "a": "adaptive_p",
-}
-"""By the letters that stand for them when `samplers` is a string."""
-DEFAULT_SAMPLERS = ("penalties", "top_k", "typ_p", "top_p", "min_p", "temperature")
 _RANDOM_SEEDS = (None, -1, 2**32 - 1)
 
 
-class GenerationRequest(BaseModel):
-    """What both endpoints share."""
-
-    model_config = ConfigDict(extra="allow")
+class GenerationRequest(RequestBody):
+    """What both endpoints share. `ignored` lists the fields that have no effect."""
 
     model: str | None = None
     stream: bool | None = None
@@ -98,16 +48,11 @@ class GenerationRequest(BaseModel):
     return_tokens: bool | None = None
     response_fields: list[str] | None = None
 
-    _ignored: list[str] = PrivateAttr(default_factory=list)
-
-    @property
-    def ignored(self) -> list[str]:
-        """Names of the fields that were sent and that nobody knows."""
-        return self._ignored
-
     def check(self) -> None:
         """Refuse what cannot be honoured, and combinations that contradict each other."""
-        self._ignored = check_extra(self.model_extra or {}, hints=HINTS, unsupported=UNSUPPORTED)
+        self._ignored = check_extra(
+            self.model_extra or {}, hints=HINTS, unsupported=UNSUPPORTED, known=type(self).model_fields
+        )
         if self.repeat_penalty not in (None, 1) and self.repeat_last_n not in (None, -1):
             raise UnsupportedField(
                 f"repeat_last_n is {self.repeat_last_n}; repeat_penalty counts the whole context here: send -1, or "
@@ -126,11 +71,7 @@ class GenerationRequest(BaseModel):
     @property
     def chain(self) -> tuple[str, ...]:
         """The samplers that are on."""
-        if self.samplers is None:
-            return DEFAULT_SAMPLERS
-        if isinstance(self.samplers, str):
-            return tuple(SAMPLERS[letter] for letter in self.samplers if letter in SAMPLERS)
-        return tuple(self.samplers)
+        return chain(self.samplers)
 
     def sampling(self, room: int) -> SamplingParams:
         """Parameters for a prompt that leaves `room` tokens of context.
@@ -138,14 +79,14 @@ class GenerationRequest(BaseModel):
         A sampler that is not in `samplers` does nothing. Those that are apply in befit's own order. `infill` prefers
         the likeliest token so strongly that it is greedy here; when it ends the text is `Unsure`'s matter.
         """
-        chain = self.chain
+        samplers = self.chain
 
         def on(sampler: str, value: Any, default: Any, off: Any) -> Any:
-            return (default if value is None else value) if sampler in chain else off
+            return (default if value is None else value) if sampler in samplers else off
 
         return SamplingParams(
             max_tokens=room if self.limit is None else min(self.limit, room),
-            temperature=0.0 if "infill" in chain else max(0.0, on("temperature", self.temperature, 0.8, 1.0)),
+            temperature=0.0 if "infill" in samplers else max(0.0, on("temperature", self.temperature, 0.8, 1.0)),
             top_k=max(0, on("top_k", self.top_k, 40, 0)),
             top_p=on("top_p", self.top_p, 0.95, 1.0),
             min_p=on("min_p", self.min_p, 0.05, 0.0),

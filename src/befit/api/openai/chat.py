@@ -33,6 +33,7 @@ from befit.api.openai.types import ChatRequest, parse
 from befit.api.openai.usage import Usage
 from befit.api.service import Service
 from befit.api.stream import DONE, EventStream, split_tool_marker
+from befit.api.truncate import truncate
 from befit.engine.outputs import CompletionOutput, Delta
 from befit.errors import InvalidRequest
 
@@ -44,7 +45,7 @@ async def create_chat_completion(service: Service, http: Request) -> Response:
     body = await read_body(http)
     request = parse(ChatRequest, body)
     model = service.model_name(request.model)
-    ids = await off_loop(len(body), _prompt_ids, service, request)
+    ids = await off_loop(len(body), prompt_ids, service, request)
     job = Job(ids, request.sampling(room(ids, service.ctx, "messages")))
     answer = Chat(service, request, model, job, new_id("chatcmpl-", request.request_id))
     deltas = await submit(service.engine, [job], priority=request.priority or 0, cache_salt=request.cache_salt or "")
@@ -56,8 +57,8 @@ async def create_chat_completion(service: Service, http: Request) -> Response:
     return json_response(answer.whole(collected), headers=headers)
 
 
-def _prompt_ids(service: Service, request: ChatRequest) -> list[int]:
-    """The conversation as token ids, by the chat template."""
+def prompt_ids(service: Service, request: ChatRequest) -> list[int]:
+    """The conversation as token ids, by the chat template; cut only if the request asks for that."""
     kwargs = request.chat_template_kwargs or {}
     reserved = _RESERVED_KWARGS.intersection(kwargs)
     if reserved:
@@ -65,12 +66,15 @@ def _prompt_ids(service: Service, request: ChatRequest) -> list[int]:
             f"chat_template_kwargs holds {', '.join(sorted(reserved))}; send that as a field of the request.",
             "chat_template_kwargs",
         )
-    return service.template.encode(
+    ids = service.template.encode(
         known_roles(request.messages),
         add_generation_prompt=not request.continue_final_message and request.add_generation_prompt is not False,
         continue_final_message=bool(request.continue_final_message),
         add_special=bool(request.add_special_tokens),
         **kwargs,
+    )
+    return truncate(
+        ids, request.truncate_prompt_tokens, request.truncation_side, ctx=service.ctx, output=request.output_wanted
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -29,29 +31,37 @@ from befit.api.openai.chunks import ChunkWriter, error_event
 from befit.api.openai.errors import json_response
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.ids import new_id
+from befit.api.openai.inputs import parse_inputs
 from befit.api.openai.logprobs import LogprobWriter
 from befit.api.openai.types import CompletionRequest, parse
 from befit.api.openai.usage import Usage
 from befit.api.service import Service
 from befit.api.stream import DONE, EventStream
+from befit.api.truncate import kept, truncate
 from befit.engine.outputs import CompletionOutput, Delta, TokenLogprob
-from befit.errors import InvalidRequest
-
-MAX_PROMPTS = 1024
 
 
 async def create_completion(service: Service, http: Request) -> Response:
     """Validate, admit, then stream or answer whole."""
     request = parse(CompletionRequest, await read_body(http))
     model = service.model_name(request.model)
-    prompts = parse_prompts(request.prompt, service.tokenizer.vocab_size)
+    prompts = parse_inputs(request.prompt, service.tokenizer.vocab_size, param="prompt")
     jobs, texts = [], []
     for prompt in prompts:
         ids = await _prompt_ids(service, request, prompt)
+        whole = len(ids)
+        if not request.suffix:
+            ids = truncate(
+                ids,
+                request.truncate_prompt_tokens,
+                request.truncation_side,
+                ctx=service.ctx,
+                output=request.output_wanted,
+            )
         least = 0 if request.max_tokens == 0 else 1
         params = request.sampling(room(ids, service.ctx, "prompt", output=least))
         jobs.append(Job(ids, require(service.fim, "suffix").ends(params) if request.suffix else params))
-        texts.append(_echo_text(service, request, prompt) if request.echo else "")
+        texts.append(_echo_text(service, request, prompt if len(ids) == whole else ids) if request.echo else "")
     answer = Completion(service, request, model, jobs, texts, new_id("cmpl-", request.request_id))
     deltas = await submit(service.engine, jobs, priority=request.priority or 0, cache_salt=request.cache_salt or "")
     headers = ignored_header(request.ignored)
@@ -66,45 +76,32 @@ async def _prompt_ids(service: Service, request: CompletionRequest, prompt: str 
     """The token ids of one prompt; with a suffix, those of a hole between the two."""
     if request.suffix:
         fill = require(service.fim, "suffix").prompt
-        return (await off_loop(len(prompt) + len(request.suffix), fill, prompt, request.suffix)).ids
+        asked, output = request.truncate_prompt_tokens, request.output_wanted
+        limit = None if asked is None else kept(asked, ctx=service.ctx, output=output)
+        size = len(prompt) + len(request.suffix)
+        return (await off_loop(size, fill, prompt, request.suffix, limit=limit)).ids
     if isinstance(prompt, list):
         return prompt
     return await encode(service.tokenizer, prompt, add_special=request.add_special_tokens is not False)
-
-
-def parse_prompts(value: Any, vocab_size: int) -> list[str | list[int]]:
-    """The prompts of a request, each a string or token ids. Raises InvalidRequest for any other shape."""
-    if isinstance(value, str) or _token_ids(value):
-        value = [value]
-    if not isinstance(value, list) or not value:
-        raise InvalidRequest(
-            "prompt must be a string, a list of strings, a list of token ids or a list of token id lists, not empty.",
-            "prompt",
-        )
-    if len(value) > MAX_PROMPTS:
-        raise InvalidRequest(f"prompt holds {len(value)} prompts; at most {MAX_PROMPTS} a request.", "prompt")
-    for position, one in enumerate(value):
-        if isinstance(one, str):
-            continue
-        if not _token_ids(one):
-            raise InvalidRequest(f"prompt[{position}] is neither a string nor a list of token ids.", "prompt")
-        low, high = min(one), max(one)
-        if low < 0 or high >= vocab_size:
-            wrong = low if low < 0 else high
-            raise InvalidRequest(
-                f"prompt[{position}] holds token {wrong}; the model's tokens are 0 to {vocab_size - 1}.", "prompt"
-            )
-    return value
-
-
-def _token_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)
 
 
 def _echo_text(service: Service, request: CompletionRequest, prompt: str | list[int]) -> str:
     if isinstance(prompt, str):
         return prompt
     return service.tokenizer.decode(prompt, skip_special=request.skip_special_tokens is not False)
+
+
+def _best(outputs: list[CompletionOutput], n: int) -> list[CompletionOutput]:
+    """The n outputs with the highest log-probability a token, best first and numbered so; all of them as they are."""
+    if len(outputs) == n:
+        return outputs
+
+    def mean(output: CompletionOutput) -> float:
+        logprobs = output.logprobs or []
+        return sum(entry.logprob for entry in logprobs) / len(logprobs) if logprobs else -math.inf
+
+    best = sorted(outputs, key=mean, reverse=True)[:n]
+    return [dataclasses.replace(output, index=index) for index, output in enumerate(best)]
 
 
 @dataclass(slots=True)
@@ -138,6 +135,11 @@ class Completion:
         )
 
     @property
+    def n(self) -> int:
+        """Choices a prompt."""
+        return self.request.n or 1
+
+    @property
     def _envelope(self) -> dict[str, Any]:
         return {
             "id": self.id,
@@ -152,8 +154,8 @@ class Completion:
         choices = []
         for position, answer in enumerate(answers):
             self.usage.cached += answer.cached_tokens
-            for output in answer.outputs:
-                self.usage.completion += len(output.token_ids)
+            self.usage.completion += sum(len(output.token_ids) for output in answer.outputs)
+            for output in _best(answer.outputs, self.n):
                 choices.append(self._choice(position, output, answer.prompt_logprobs))
         return {**self._envelope, "choices": choices, "usage": self.usage.render()}
 
@@ -162,7 +164,7 @@ class Completion:
     ) -> dict[str, Any]:
         job = self.jobs[position]
         choice = {
-            "index": position * job.params.n + output.index,
+            "index": position * self.n + output.index,
             "text": self.echo[position] + output.text,
             "logprobs": self._logprobs(position, output.token_ids, output.logprobs, prompt_logprobs, _Choice()),
             "finish_reason": output.finish_reason,
@@ -213,7 +215,7 @@ class Completion:
             async for position, delta in deltas:
                 self.usage.completion += len(delta.token_ids)
                 self.usage.cached += delta.cached_tokens
-                index = position * self.jobs[position].params.n + delta.index
+                index = position * self.n + delta.index
                 if plain and delta.finish_reason is None:
                     if delta.text:
                         yield writer.text(index, delta.text).encode("ascii")

@@ -2,37 +2,40 @@
 
 A field is in one of four groups:
 - declared in `types.py` for the endpoint: honoured (`UNSUPPORTED` also names some that only the other one honours);
-- `HINTS`: about bookkeeping or speed, with no effect on what is generated: accepted;
+- `HINTS`: about bookkeeping or speed, with no effect on what is generated: accepted, and named in the
+  `x-befit-ignored-fields` response header;
 - `UNSUPPORTED`: known to change the output and not available: accepted only with a value that asks for nothing,
   otherwise 400 naming the field;
-- known to nobody: accepted, named in the `x-befit-ignored-fields` response header and in a debug log line.
+- known to nobody: 400 naming the field, and the one that may have been meant.
 """
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
 from typing import Any
 
+from befit.api.llamacpp import fields as llamacpp
 from befit.errors import UnsupportedField
 
-log = logging.getLogger(__name__)
-
 IGNORED_HEADER = "x-befit-ignored-fields"
-_MAX_LISTED = 20
 
 HINTS = frozenset(
     {
+        "cache_prompt",
+        "keep_alive",
         "metadata",
         "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
+        "prompt_cache_options",
         "prompt_cache_retention",
         "safety_identifier",
         "session_id",
+        "repeat_last_n",
         "user",
     }
+    | llamacpp.SHAPES
 )
 
 
@@ -49,10 +52,16 @@ def _text_format(value: Any) -> bool:
 
 
 UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
-    "allowed_token_ids": _empty,
+    **llamacpp.SAMPLERS,
+    "repeat_penalty": _one_of(1),
+    "samplers": llamacpp.whole_chain,
+    "timings_per_token": _empty,
+    "access_programs": _empty,
     "audio": _empty,
     "best_of": _one_of(1),
     "chat_template": _empty,
+    "context_management": _empty,
+    "conversation": _empty,
     "documents": _empty,
     "early_stopping": _empty,
     "echo": _empty,
@@ -63,6 +72,7 @@ UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "guided_json": _empty,
     "guided_regex": _empty,
     "kv_transfer_params": _empty,
+    "image": _empty,
     "include_obfuscation": _empty,
     "length_penalty": _one_of(1),
     "logits_processors": _empty,
@@ -70,6 +80,8 @@ UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "max_completion_tokens": _empty,
     "mm_processor_kwargs": _empty,
     "modalities": lambda value: value is None or value == ["text"],
+    "moderation": _empty,
+    "prompt": _empty,
     "prompt_embeds": _empty,
     "reasoning_effort": _one_of("none"),
     "repetition_detection": _empty,
@@ -84,7 +96,6 @@ UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "tool_choice": _one_of("none", "auto"),
     "tools": _empty,
     "top_logprobs": _one_of(0),
-    "truncate_prompt_tokens": _empty,
     "use_beam_search": _empty,
     "verbosity": _one_of("medium"),
     "vllm_xargs": _empty,
@@ -98,33 +109,32 @@ def check_extra(
     *,
     hints: frozenset[str] = HINTS,
     unsupported: Mapping[str, Callable[[Any], bool]] = UNSUPPORTED,
+    known: Collection[str] = (),
 ) -> list[str]:
-    """Sort the undeclared fields of a request (or of the object `inside` it); returns the names that nobody knows.
+    """Sort the undeclared fields of a request (or of the object `inside` it); returns the hints that were given.
 
-    hints and unsupported: another protocol's. Raises UnsupportedField for the first field whose value asks for
-    something befit does not do.
+    hints and unsupported: another protocol's. known: the declared fields, to propose one for a name that nobody knows.
+    Raises UnsupportedField for the first field that is unknown, or whose value asks for something befit does not do.
     """
-    unknown = []
+    given = []
     for name, value in extra.items():
         if name in hints:
+            if value is not None:
+                given.append(inside + name)
             continue
         harmless = unsupported.get(name)
         if harmless is None:
-            unknown.append(inside + name)
-        elif not harmless(value):
+            shown = name if len(name) <= 60 else name[:60] + "…"
+            near = get_close_matches(name[:60], known, 1)
+            advice = f"did you mean {near[0]}?" if near else "leave it out."
+            raise UnsupportedField(f"{inside}{shown} is not a field of this request; {advice}", inside + shown)
+        if not harmless(value):
             shown = repr(value)
             shown = shown if len(shown) <= 60 else shown[:60] + "…"
             raise UnsupportedField(f"{inside}{name} ({shown}) is not supported here; leave it out.", inside + name)
-    if unknown:
-        log.debug("fields ignored: %s", unknown)
-    return unknown
+    return given
 
 
-def ignored_header(unknown: list[str]) -> dict[str, str]:
-    """The response header that names ignored fields, safe to send whatever the names hold."""
-    if not unknown:
-        return {}
-    names = [re.sub(r"[^A-Za-z0-9_.-]", "?", name[:64]) for name in unknown[:_MAX_LISTED]]
-    if len(unknown) > _MAX_LISTED:
-        names.append(f"and {len(unknown) - _MAX_LISTED} more")
-    return {IGNORED_HEADER: ", ".join(names)}
+def ignored_header(hints: list[str]) -> dict[str, str]:
+    """The response header that names fields without effect."""
+    return {IGNORED_HEADER: ", ".join(hints)} if hints else {}

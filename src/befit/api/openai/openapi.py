@@ -9,15 +9,26 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from befit.api.llamacpp import types as llamacpp
 from befit.api.llamacpp.props import TemplateRequest
+from befit.api.llamacpp.types import InfillRequest, RawRequest
+from befit.api.openai.embeddings import EmbeddingRequest
+from befit.api.openai.responses.request import ResponseRequest
+from befit.api.openai.tokens import DetokenizeRequest, TokenizeRequest
 from befit.api.openai.types import ChatRequest, CompletionRequest
 
-_BODIES: dict[str, type[BaseModel]] = {
+BODIES: dict[str, type[BaseModel]] = {
     "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatRequest,
-    "/infill": llamacpp.InfillRequest,
-    "/completion": llamacpp.RawRequest,
+    "/v1/responses": ResponseRequest,
+    "/v1/responses/input_tokens": ResponseRequest,
+    "/v1/embeddings": EmbeddingRequest,
+    "/tokenize": TokenizeRequest,
+    "/detokenize": DetokenizeRequest,
+}
+_ALL: dict[str, type[BaseModel]] = {
+    **BODIES,
+    "/infill": InfillRequest,
+    "/completion": RawRequest,
     "/apply-template": TemplateRequest,
 }
 _REFERENCE = "#/components/schemas/{model}"
@@ -28,10 +39,10 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
         _, definitions = models_json_schema(
-            [(model, "validation") for model in _BODIES.values()], ref_template=_REFERENCE
+            [(model, "validation") for model in dict.fromkeys(_ALL.values())], ref_template=_REFERENCE
         )
         schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
-        for path, model in _BODIES.items():
+        for path, model in _ALL.items():
             reference = {"$ref": _REFERENCE.format(model=model.__name__)}
             schema["paths"][path]["post"]["requestBody"] = {
                 "required": True,

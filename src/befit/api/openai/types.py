@@ -6,15 +6,18 @@ that the Python API and every protocol agree on them.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from dataclasses import replace
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from befit.api.openai.fields import check_extra
+from befit.api.openai.request_body import RequestBody, parse
 from befit.errors import InvalidRequest, UnsupportedField
-from befit.sampling import MAX_LOGPROBS, SamplingParams
+from befit.sampling import MAX_LOGPROBS, MAX_N, SamplingParams
 
-MAX_ERRORS_SHOWN = 10
+__all__ = ["ChatRequest", "CompletionRequest", "GenerationRequest", "StreamOptions", "Strings", "parse"]
+
 NO_LIMIT = -1
 """As max_tokens, what llama.cpp's and Ollama's clients send for "as many as the context holds"."""
 
@@ -45,10 +48,8 @@ class EditorOptions(BaseModel):
     stop: Strings | None = None
 
 
-class GenerationRequest(BaseModel):
-    """What both endpoints share. `ignored` lists the fields that nobody knows."""
-
-    model_config = ConfigDict(extra="allow")
+class GenerationRequest(RequestBody):
+    """What the endpoints that generate text share. `ignored` lists the fields that have no effect."""
 
     model: str | None = None
     stream: bool | None = None
@@ -71,9 +72,12 @@ class GenerationRequest(BaseModel):
     min_tokens: int | None = None
     ignore_eos: bool | None = None
     bad_words: Strings | None = None
+    allowed_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     prompt_logprobs: int | None = None
+    truncate_prompt_tokens: int | None = None
+    truncation_side: str | None = None
     add_special_tokens: bool | None = None
     priority: int | None = None
     cache_salt: str | None = None
@@ -81,22 +85,17 @@ class GenerationRequest(BaseModel):
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
 
-    _ignored: list[str] = PrivateAttr(default_factory=list)
-
-    @property
-    def ignored(self) -> list[str]:
-        """Names of the fields that were sent and that nobody knows."""
-        return self._ignored
-
     def check(self) -> None:
         """Refuse what cannot be honoured (see `fields.py`) and combinations that contradict each other."""
-        self._ignored = check_extra(self.model_extra or {})
+        super().check()
         if self.stream_options is not None:
             self._ignored += check_extra(self.stream_options.model_extra or {}, "stream_options.")
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("stream_options needs stream: true.", "stream_options")
         if self.prompt_logprobs is not None and self.stream:
             raise InvalidRequest("prompt_logprobs comes with whole answers only; set stream to false.", "stream")
+        if self.allowed_token_ids == []:
+            raise InvalidRequest("allowed_token_ids is empty; name at least one token id.", "allowed_token_ids")
 
     @property
     def include_usage(self) -> bool:
@@ -122,6 +121,7 @@ class GenerationRequest(BaseModel):
             "seed": self.seed,
             "logit_bias": self.logit_bias,
             "bad_words": self.bad_words,
+            "allowed_token_ids": self.allowed_token_ids,
             "stop": self.stop,
             "include_stop_str_in_output": self.include_stop_str_in_output,
             "stop_token_ids": self.stop_token_ids,
@@ -147,16 +147,22 @@ class CompletionRequest(GenerationRequest):
     options: EditorOptions | None = None
 
     def check(self) -> None:
-        """Refuse contradictions; `best_of` must equal `n`, since befit returns every continuation that it makes."""
+        """Refuse contradictions."""
         super().check()
         self._take_options()
         if self.suffix and self.echo:
             raise InvalidRequest("echo and suffix exclude each other: the text is between the two; send one.", "echo")
-        if self.best_of is not None and self.best_of != (self.n or 1):
+        if self.suffix and self.truncation_side:
             raise InvalidRequest(
-                f"best_of is {self.best_of} and n is {self.n or 1}; befit returns all it generates: set n alone.",
-                "best_of",
+                "truncation_side and suffix exclude each other: a hole is cut on both sides.", "suffix"
             )
+        if self.best_of is not None:
+            if not (self.n or 1) <= self.best_of <= MAX_N:
+                raise InvalidRequest(
+                    f"best_of is {self.best_of}; it must be at least n, {self.n or 1}, and at most {MAX_N}.", "best_of"
+                )
+            if self.stream and self.best_of > (self.n or 1):
+                raise InvalidRequest("best_of chooses among whole answers; set stream to false.", "best_of")
         if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
             raise InvalidRequest("max_tokens is 0; that needs echo or prompt_logprobs, else raise it.", "max_tokens")
 
@@ -171,11 +177,19 @@ class CompletionRequest(GenerationRequest):
 
     def sampling(self, room: int) -> SamplingParams:
         """Parameters for a prompt that leaves `room` tokens of context; max_tokens is 16 unless given, as at OpenAI."""
-        max_tokens = 16 if self.max_tokens is None else room if self.max_tokens == NO_LIMIT else self.max_tokens
         prompt_logprobs = self.prompt_logprobs
         if self.echo and self.logprobs is not None:
             prompt_logprobs = max(self.logprobs, prompt_logprobs or 0)
-        return self._sampling(min(max_tokens, room), self.logprobs, prompt_logprobs)
+        max_tokens = room if self.max_tokens == NO_LIMIT else min(self.output_wanted, room)
+        params = self._sampling(max_tokens, self.logprobs, prompt_logprobs)
+        if self.best_of is None or self.best_of == params.n:
+            return params
+        return replace(params, n=self.best_of, logprobs=self.logprobs or 0)
+
+    @property
+    def output_wanted(self) -> int:
+        """Output tokens asked for; where there is no limit, one is enough."""
+        return 16 if self.max_tokens is None else 1 if self.max_tokens == NO_LIMIT else self.max_tokens
 
 
 class ChatRequest(GenerationRequest):
@@ -228,34 +242,13 @@ class ChatRequest(GenerationRequest):
         """The output limit, under either of its names."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
+    @property
+    def output_wanted(self) -> int:
+        """Output tokens asked for; without a limit, one is enough."""
+        return 1 if self.limit in (None, NO_LIMIT) else self.limit
+
     def sampling(self, room: int) -> SamplingParams:
         """Parameters for a prompt that leaves `room` tokens of context, all of which may be used unless limited."""
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
         max_tokens = room if self.limit in (None, NO_LIMIT) else min(self.limit, room)
         return self._sampling(max_tokens, logprobs, self.prompt_logprobs)
-
-
-Request = TypeVar("Request", bound=GenerationRequest)
-Body = TypeVar("Body", bound=BaseModel)
-
-
-def parse(kind: type[Request], body: bytes) -> Request:
-    """The request in a JSON body, checked. Raises InvalidRequest, naming the first field that is wrong."""
-    request = parse_json(kind, body)
-    request.check()
-    return request
-
-
-def parse_json(kind: type[Body], body: bytes) -> Body:
-    """A JSON body with fields of the right types. Raises InvalidRequest, naming the first that is not."""
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False, include_input=False)
-        if details[0]["type"] == "json_invalid":
-            raise InvalidRequest(f"The body is not valid JSON: {details[0]['msg']}.") from None
-        lines = [f"{'.'.join(str(part) for part in one['loc']) or 'body'}: {one['msg']}" for one in details]
-        more = len(lines) - MAX_ERRORS_SHOWN
-        text = "; ".join(lines[:MAX_ERRORS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-        loc = details[0]["loc"]
-        raise InvalidRequest(text + ".", str(loc[0]) if loc else None) from None

@@ -42,7 +42,6 @@ class NativeBackend:
         block_size: int,
         n_blocks: int,
         threads: int,
-        wide: bool,
         max_tokens: int,
         max_rows: int,
         on_progress: Callable[[int, int], None] | None = None,
@@ -53,7 +52,7 @@ class NativeBackend:
         self.block_size = block_size
         self.n_blocks = n_blocks
         self.isa = choose_isa()
-        model = _native.Model(self.isa, threads, wide, max_tokens, max_rows, n_blocks)
+        model = _native.Model(self.isa, threads, max_tokens, max_rows, n_blocks)
         lowering = Lowering(model, program, tensors, on_progress=on_progress, release=release)
         lowering.run()
         self._tables = lowering.tables  # the model reads embedding rows from these as they lie in the file
@@ -77,7 +76,8 @@ class NativeBackend:
 
     def step(self, batch: StepBatch) -> StepResult:
         """See `Backend.step`."""
-        return StepResult(*self.model.step(batch.samplers, *_arrays(batch)))
+        hidden = batch.hidden if batch.hidden is not None else _NONE
+        return StepResult(*self.model.step(batch.samplers, *(*_arrays(batch), hidden)))
 
     def logits(self, batch: StepBatch) -> F32:
         """See `Backend.logits`."""
@@ -105,6 +105,7 @@ def native_sampler(spec: SamplerSpec, prompt: list[int]) -> _native.Sampler:
         bad_words=[list(word) for word in spec.bad_words],
         min_tokens=spec.min_tokens,
         stop_ids=list(spec.stop_ids),
+        allowed_ids=list(spec.allowed_ids),
         prompt=prompt if spec.repetition_penalty != 1 else [],
     )
 

@@ -59,6 +59,7 @@ class Lowering:
         for i, op in enumerate(self.ops):
             if not self._fused[i]:
                 self._lower(i, op)
+            self._quantize(i)
         self._pack()
         self._read_packed()
 
@@ -88,10 +89,7 @@ class Lowering:
         raw, name = _raw(tensor)
         self.tables.append(raw)
         self._progress(tensor)
-        out = self._write(i)
-        self.model.embed(raw, tensor.shape[0], tensor.shape[1], name, out, op.scale)
-        if self._uses.forms(self._uses.buffer(i)).integers:
-            self.model.element("quantize", out, -1, -1, "silu", False)
+        self.model.embed(raw, tensor.shape[0], tensor.shape[1], name, self._write(i), op.scale)
 
     def _norm(self, i: int, op: Norm) -> None:
         if self._uses.widths[i] % 32:
@@ -167,6 +165,12 @@ class Lowering:
         out = self.model.value(self.program.vocab_size, True, False, False)
         self.model.linear(x, [(self._matrix(op.weight), out, None, False, None)], True)
         self.model.finish(out, self.program.vocab_size)
+
+    def _quantize(self, i: int) -> None:
+        """Make the integers of op i's result where a matrix reads them; a norm has made its own, see `Forms`."""
+        forms = self._uses.forms(self._uses.buffer(i))
+        if forms.integers and not forms.local:
+            self.model.element("quantize", self._read(out_of(self.ops[i])), -1, -1, "silu", self._uses.rows_only(i))
 
     # Fusing
 

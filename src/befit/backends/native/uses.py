@@ -14,7 +14,7 @@ _READS = ("x", "a", "b", "q", "k", "v", "gate", "up")
 class Buffer(NamedTuple):
     """Results of one name, width and kind share memory: their lives do not overlap.
 
-    rows_only: computed only for the rows that need logits.
+    rows_only: computed only where logits or hidden states are asked for.
     """
 
     name: str
@@ -23,7 +23,11 @@ class Buffer(NamedTuple):
 
 
 class Forms(NamedTuple):
-    """How a buffer is kept: as float32, as quantised integers, and whether every thread may compute its own copy."""
+    """How a buffer is kept: as float32, as integers, and whether every thread may compute its own copy.
+
+    The integers of one token need its largest value first. A norm has the whole token at hand; other ops write it in
+    pieces, as floats, and its integers are made afterwards.
+    """
 
     floats: bool
     integers: bool
@@ -61,7 +65,7 @@ class Uses:
         for i in self._sharing[buffer]:
             op = self.ops[i]
             local = local and isinstance(op, Norm)
-            floats |= isinstance(op, Embed | Add)
+            floats |= isinstance(op, Embed | Add) or buffer.rows_only  # hidden states are read from there
             for r in self.readers[i]:
                 reader = self.ops[r]
                 if isinstance(reader, Linear | Logits):
@@ -70,7 +74,7 @@ class Uses:
                     floats |= not quantised
                 else:
                     floats, local = True, False
-        return Forms(floats, integers, local)
+        return Forms(floats or not local, integers, local)
 
     def _widths(self) -> list[int]:
         known: dict[str, int] = {}

@@ -73,7 +73,8 @@ class ReferenceBackend:
         for r, sampler in enumerate(batch.samplers):
             if (sampler is None) != (batch.targets[r] >= 0):
                 raise ValueError(f"row {r} must have either a sampler or a target, target is {batch.targets[r]}")
-        logits = self.logits(batch)
+        final = self._forward(batch)
+        logits = self._head(final[batch.rows])
         n_rows = len(batch.rows)
         result = StepResult(
             tokens=np.full(n_rows, -1, np.int32),
@@ -81,6 +82,7 @@ class ReferenceBackend:
             logprob=np.zeros(n_rows, np.float32),
             rank=np.zeros(n_rows, np.int32),
             top=[[] for _ in range(n_rows)],
+            hidden=None if batch.hidden is None else final[batch.hidden],
         )
         drafts = [-1] * n_rows if batch.drafts is None else batch.drafts.tolist()
         for r, row in enumerate(logits):
@@ -103,6 +105,16 @@ class ReferenceBackend:
 
     def logits(self, batch: StepBatch) -> F32:
         """Run the batch and return the logits of its rows, [R, vocab]."""
+        return self._head(self._forward(batch)[batch.rows])
+
+    def _head(self, final: F32) -> F32:
+        head = self.program.ops[-1]
+        assert isinstance(head, Logits)
+        with np.errstate(all="ignore"):
+            return ops.linear(final, self._weights[head.weight])
+
+    def _forward(self, batch: StepBatch) -> F32:
+        """Run the batch up to the head; what that reads, [T, hidden]."""
         self._check(batch)
         values: dict[str, F32] = {}
         with np.errstate(all="ignore"):  # damaged weights give NaN rows, which are reported row by row
@@ -123,7 +135,7 @@ class ReferenceBackend:
                     case Add():
                         values[op.out] = values[op.a] + values[op.b]
                     case Logits():
-                        return ops.linear(values[op.x][batch.rows], self._weights[op.weight])
+                        return values[op.x]
         raise ValueError("the program does not end in Logits")
 
     def close(self) -> None:
@@ -182,6 +194,10 @@ class ReferenceBackend:
             raise ValueError(f"token ids must be in 0..{vocab - 1}")
         if n_rows and batch.targets.max() >= vocab:
             raise ValueError(f"targets must be in 0..{vocab - 1}, or negative to sample")
+        hidden = [] if batch.hidden is None else batch.hidden.tolist()
+        free = set(range(n_tokens)).difference(batch.rows.tolist())
+        if len(set(hidden)) < len(hidden) or not free.issuperset(hidden):
+            raise ValueError(f"hidden must name tokens in 0..{n_tokens - 1}, each once, that are no rows")
         drafts = [] if batch.drafts is None else batch.drafts.tolist()
         for r, draft in enumerate(drafts):
             if draft < 0:

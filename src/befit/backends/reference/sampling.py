@@ -6,7 +6,8 @@ The filters are those of `SamplingParams`, in its order, worked in float64:
     x becomes x * r (arXiv 1909.05858)
  2. frequency and presence penalties over the output: x -= frequency * count + presence * (count > 0)
  3. logit_bias is added
- 4. bans: the last id of a bad word whose front part ends the output, and stop ids before min_tokens, become -inf
+ 4. bans: the last id of a bad word whose front part ends the output, stop ids before min_tokens, and, when allowed ids
+    are given, all others become -inf
  5. temperature 0: the largest logit, ties to the lower id, and nothing else applies. Else p = softmax(x / temperature)
  6. top_k: the k likeliest, ties to the lower id
  7. top_p: over the renormalised survivors, the fewest likeliest whose mass reaches top_p
@@ -53,6 +54,7 @@ class ReferenceSampler:
         named = [
             *prompt,
             *spec.stop_ids,
+            *spec.allowed_ids,
             *(i for i, _ in spec.logit_bias),
             *(i for word in spec.bad_words for i in word),
         ]
@@ -92,6 +94,10 @@ class ReferenceSampler:
                 x[word[-1]] = -np.inf
         if len(self.output) < spec.min_tokens:
             x[list(spec.stop_ids)] = -np.inf
+        if spec.allowed_ids:
+            banned = np.ones(len(x), bool)
+            banned[list(spec.allowed_ids)] = False
+            x[banned] = -np.inf
         return x
 
 
@@ -120,9 +126,9 @@ def survivors(x: F64, spec: SamplerSpec) -> tuple[npt.NDArray[np.int64], F64] | 
         keep = p >= spec.min_p * p[0]
         ids, p = ids[keep], p[keep] / p[keep].sum()
     if spec.typical_p < 1:
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             surprise = -np.log(p)
-        entropy = float(np.sum(p * surprise, where=p > 0))
+            entropy = float(np.sum(p * surprise, where=p > 0))
         order = np.argsort(np.abs(surprise - entropy), kind="stable")
         keep = np.sort(order[: _fewest_reaching(p[order], spec.typical_p)])
         ids, p = ids[keep], p[keep] / p[keep].sum()

@@ -17,7 +17,6 @@ from befit.cli.options import POSITIVE
 )
 @click.option("--tokens", type=Numbers(), default="1,2,4,8,16,32,64,512", show_default=True)
 @click.option("--threads", type=POSITIVE, metavar="N", help="[default: one a core]")
-@click.option("--activation-bits", type=click.Choice(["12", "8"]), default="12", show_default=True)
 @click.option(
     "--megabytes",
     type=click.FloatRange(min=0.1),
@@ -53,11 +52,10 @@ def command(**options: Any) -> None:
     info = machine()
     limits = Limits(options["threads"] or physical_cores())
     click.echo(headline(info))
-    wide = options["activation_bits"] == "12"
     tokens = [int(n) for n in options["tokens"]]
     work = [(isa, kind, n) for isa in isas for kind in formats for n in tokens]
     runs = [
-        measure(isa, kind, n, wide=wide, limits=limits, megabytes=options["megabytes"], seconds=options["seconds"])
+        measure(isa, kind, n, limits=limits, megabytes=options["megabytes"], seconds=options["seconds"])
         for isa, kind, n in tqdm(work, unit="kernel", disable=None, leave=False)
     ]
     judge(runs, limits)
