@@ -18,6 +18,7 @@ ORDER = (
     "engine",
     "sched",
     "cache",
+    "plan",
     "prepared",
     "backends",
     "models",

@@ -19,6 +19,8 @@ class EngineOptions:
     max_queue: int = 4096
     speculation: str = "auto"
     draft: str | None = None
+    loop_guard: str = "auto"
+    max_output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,8 @@ class EngineConfig:
     max_queue      requests that may wait before new ones are refused
     speculation    "lookup", "draft", "auto" (both) or "off": where drafts for speculative decoding come from
     draft          name or path of the draft model; None: there is none
+    loop_guard     "on", "off" or "auto" (for editors and for requests without max_tokens): end outputs that loop
+    max_output_tokens  output tokens of a request without max_tokens; None: what the context holds
     """
 
     ctx: int
@@ -49,3 +53,5 @@ class EngineConfig:
     max_queue: int
     speculation: str
     draft: str | None
+    loop_guard: str = "auto"
+    max_output_tokens: int | None = None

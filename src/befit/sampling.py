@@ -33,7 +33,9 @@ class SamplingParams:
     stop_token_ids       token ids that end the output
     ignore_eos           go on after the end-of-sequence token
     min_tokens           no end of sequence, stop token or stop string before this many tokens
-    max_tokens           output tokens at most; None: as many as the context holds
+    max_tokens           output tokens at most; None: as many as the context and the server's limit allow
+    loop_guard           end an output that repeats itself without end; None: as the server is set
+    editor               the output completes what someone is typing, which the loop guard looks after by default
     logprobs             log-probabilities of this many likeliest tokens at each output position (0: the chosen only)
     prompt_logprobs      the same for the prompt's positions
     skip_special_tokens  leave control tokens out of the text
@@ -60,6 +62,8 @@ class SamplingParams:
     ignore_eos: bool = False
     min_tokens: int = 0
     max_tokens: int | None = None
+    loop_guard: bool | None = None
+    editor: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True

@@ -67,12 +67,12 @@ async def test_stream_of_several_choices(client):
     assert chunk["usage"]["completion_tokens"] == 24
 
 
-async def test_the_rest_of_the_context_is_the_default_limit(client, engine):
+async def test_the_rest_of_the_context_is_the_limit(client, engine):
     await chat(client)
     await chat(client, max_tokens=5)
     await chat(client, max_completion_tokens=6)
     await chat(client, max_tokens=9999)
-    assert [params.max_tokens for _, params, _ in engine.seen] == [192, 5, 6, 192]
+    assert [params.max_tokens for _, params, _ in engine.seen] == [None, 5, 6, 192]
 
 
 async def test_logprobs_are_objects(client):

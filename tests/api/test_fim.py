@@ -123,6 +123,7 @@ def test_the_output_ends_at_every_marker() -> None:
     assert set(form.stop_ids) == {tokens.control_tokens[marker] for marker in QWEN}
     assert form.ends(SamplingParams(stop_token_ids=[7])).stop_token_ids == (7, *form.stop_ids)
     assert form.ends(SamplingParams(ignore_eos=True)).stop_token_ids == ()
+    assert form.ends(SamplingParams()).editor
 
 
 TEXT = st.text(st.characters(codec="utf-8")) | st.lists(st.sampled_from([*QWEN, END, "x", "\n"])).map("".join)

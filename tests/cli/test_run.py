@@ -126,6 +126,12 @@ def test_a_cut_answer_says_so(engine: FakeEngine, capsys: pytest.CaptureFixture[
     assert "the context holds 1,000 tokens and the conversation now has 8" in capsys.readouterr().err
 
 
+def test_an_answer_that_repeats_itself_says_so(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    engine.script = [[Delta(0, "abc", [1, 2, 3], finish_reason="stop", stop_reason="repetition_detected")]]
+    main(["run", "Hi"])
+    assert "(ended: the answer began to repeat itself" in capsys.readouterr().err
+
+
 def test_a_prompt_that_does_not_fit_is_an_error(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "x" * 2000]) == 1
     assert "the conversation has 2,003 tokens and the context holds 1,000" in capsys.readouterr().err

@@ -56,6 +56,16 @@ def test_completions_of_text_and_of_token_ids_agree(client):
     assert "a + b" in by_text.choices[0].text
 
 
+def test_an_answer_that_repeats_itself_ends_where_that_is_wanted(client, server):
+    fields = {"model": "smol", "prompt": "def test_add():", "temperature": 0, "max_tokens": 200}
+    looping = client.completions.create(**fields).choices[0]
+    guarded = client.completions.create(**fields, extra_body={"loop_guard": True}).choices[0]
+    assert looping.finish_reason == "length"
+    assert (guarded.finish_reason, guarded.model_extra["stop_reason"]) == ("stop", "repetition_detected")
+    assert looping.text.startswith(guarded.text)
+    assert server.metric("repetition_stops_total") >= 1
+
+
 def test_several_prompts_and_choices(client):
     fields = {"model": "smol", "max_tokens": 4, "seed": 1}
     answer = client.completions.create(**fields, prompt=["one", "two"], n=3)

@@ -175,10 +175,10 @@ class FimFormat:
         return FimPrompt(self._bos + self._fill(template, names, parts), Trimmed(files=lost))
 
     def ends(self, params: SamplingParams) -> SamplingParams:
-        """The parameters, ending also at the tokens that end what belongs into the hole."""
+        """The parameters of someone who types, ending also at the tokens that end what belongs into the hole."""
         if params.ignore_eos:
-            return params
-        return replace(params, stop_token_ids=(*params.stop_token_ids, *self.stop_ids))
+            return replace(params, editor=True)
+        return replace(params, editor=True, stop_token_ids=(*params.stop_token_ids, *self.stop_ids))
 
     def _cut(self, before: list[int], after: list[int], room: int, lost: int) -> FimPrompt:
         """The hole alone, trimmed to `room` tokens of prefix and suffix."""

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from befit.engine.hardware import available_memory, cpu_limit, physical_cores
+from befit.plan.hardware import available_memory, cpu_limit, physical_cores
 
 QUIET = 0.5
 """A load average above this at the start means that something else runs."""

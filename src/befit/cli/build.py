@@ -23,9 +23,9 @@ def command(model: str, output: Path, force: bool, threads: int | None) -> None:
     CPU. When it does not match this befit any more, or the model file has changed, it is built anew on use.
     """
     from befit import store
-    from befit.engine.hardware import physical_cores
     from befit.engine.load import served_name
     from befit.errors import ConfigError
+    from befit.plan.hardware import physical_cores
     from befit.prepared.write import build, check_target
 
     check_target(output, force=force)  # before a model is fetched for it

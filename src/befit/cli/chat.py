@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from befit.cli.session import Reply, Session
+from befit.engine.outputs import LOOP_STOP_REASON
 from befit.errors import BefitError, ContextExceeded, EngineDead
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def finish(reply: Reply, params: SamplingParams, ctx: int, *, stats: bool) -> No
             _say(f"(cut at --max-tokens {params.max_tokens})")
         else:
             _say(f"(cut: the context holds {ctx:,} tokens and the conversation now has {full:,}; see --ctx)")
+    elif reply.stop_reason == LOOP_STOP_REASON:
+        _say("(ended: the answer began to repeat itself; --loop-guard off lets it)")
     if stats:
         _say(reply.stats())
 

@@ -30,6 +30,13 @@ def engine_options(function: Function) -> Function:
             metavar="N",
             help="Tokens of prompt and output together.  [default: the model's, 8192 at most]",
         ),
+        click.option(
+            "--loop-guard",
+            type=click.Choice(["auto", "on", "off"]),
+            default="auto",
+            show_default=True,
+            help="End output that repeats itself without end; auto: for editors, and where no --max-tokens is set.",
+        ),
         click.option("--draft", metavar="MODEL", help="A smaller model with the same vocabulary that guesses ahead."),
         click.option(
             "--speculate",

@@ -33,6 +33,12 @@ from befit.store.catalogue import DEFAULT_MODEL
 @click.option("--token-budget", type=POSITIVE, metavar="N", help="Tokens that one step computes.  [default: auto]")
 @click.option("--kv-tokens", type=POSITIVE, metavar="N", help="Tokens that the KV cache holds.  [default: auto]")
 @click.option("--max-queue", type=POSITIVE, metavar="N", default=4096, show_default=True, help="Requests that wait.")
+@click.option(
+    "--max-output-tokens",
+    type=POSITIVE,
+    metavar="N",
+    help="Tokens of an answer to a request without max_tokens.  [default: what the context holds]",
+)
 @click.option("--no-prefix-cache", is_flag=True, help="Compute equal beginnings of prompts anew each time.")
 def command(
     model: str,

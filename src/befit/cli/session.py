@@ -30,6 +30,7 @@ class Reply:
     first: float = 0.0
     total: float = 0.0
     finish_reason: str | None = None
+    stop_reason: str | int | None = None
 
     def stats(self) -> str:
         """One line of numbers; the rate is over the tokens after the first."""
@@ -75,7 +76,7 @@ class Session:
                     reply.first = reply.total
                 reply.tokens += len(delta.token_ids)
                 reply.text += delta.text
-                reply.finish_reason = delta.finish_reason
+                reply.finish_reason, reply.stop_reason = delta.finish_reason, delta.stop_reason
                 if delta.error is not None:
                     raise delta.error
                 if delta.text:

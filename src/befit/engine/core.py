@@ -19,7 +19,7 @@ from befit.backends.base import NON_FINITE, OK, StepResult
 from befit.engine.batch import BatchBuilder, Packed
 from befit.engine.emit import Emitter, Event, Output, wrapped
 from befit.engine.observe import EngineObserver, EngineStats, GuardedObserver
-from befit.engine.outputs import Delta, FinishReason, TokenLogprob
+from befit.engine.outputs import LOOP_STOP_REASON, Delta, FinishReason, TokenLogprob
 from befit.engine.pooling import Pooling
 from befit.engine.request import Request, Sequence, build_request
 from befit.engine.speculation.draft_model import DraftModel
@@ -70,7 +70,7 @@ class Engine:
         self._idle: list[Request] = []  # requests for 0 tokens and no scores: nothing to compute
         self._outputs: list[Output] = []  # what was added and not given out yet
         self._failures = 0
-        self._steps = 0
+        self._steps = self._loops = 0
         self.cpu_seconds = 0.0  # of the thread that computes, less the steps of the model and the draft model
         self._cpu = 0.0
 
@@ -161,6 +161,7 @@ class Engine:
             cached_tokens_total=self.emitter.cached_tokens,
             output_tokens_total=self.emitter.output_tokens,
             preemptions_total=scheduler.preemptions,
+            loops_total=self._loops,
             steps_total=self._steps,
             drafts_total=self.speculator.drafts,
             drafted_tokens_total=self.speculator.drafted_tokens,
@@ -297,10 +298,15 @@ class Engine:
         """One more output token: whether it is the last by its id or its number, and why."""
         request = sequence.request
         sequence.tokens.append(token)
-        if token in request.end_ids and len(sequence.tokens) - sequence.n_prompt > request.params.min_tokens:
+        armed = len(sequence.tokens) - sequence.n_prompt > request.params.min_tokens
+        looping = sequence.guard is not None and sequence.guard.push(token)
+        if armed and token in request.end_ids:
             return "stop", None if token in request.eos_ids else token
         if len(sequence.tokens) >= sequence.limit:
             return "length", None
+        if armed and looping:
+            self._loops += 1
+            return "stop", LOOP_STOP_REASON
         return None, None
 
     def _preempted(self, sequence: Sequence) -> None:

@@ -239,7 +239,7 @@ def _open_build(path: Path, options: EngineOptions, progress: bool) -> _Opened:
 
 
 def _rebuild(source: Path, path: Path, name: str, options: EngineOptions, progress: bool) -> Build:
-    from befit.engine.hardware import physical_cores
+    from befit.plan.hardware import physical_cores
     from befit.prepared.read import open_build
     from befit.prepared.write import build
 

@@ -16,6 +16,7 @@ log = logging.getLogger("befit.engine")
 class EngineStats:
     """A snapshot of the engine. The totals only grow; KV pages that are merely kept for reuse count as free.
 
+    loops_total counts outputs that the loop guard ended;
     drafts_total counts how often a step verified drafts of a sequence, drafted_tokens_total and accepted_tokens_total
     the tokens in them and those of them that were right. cpu_seconds is the CPU time of a server's own threads, the
     event loop's and the engine's, less the steps of the backend; None where there is no server or the system does not
@@ -30,6 +31,7 @@ class EngineStats:
     cached_tokens_total: int = 0
     output_tokens_total: int = 0
     preemptions_total: int = 0
+    loops_total: int = 0
     steps_total: int = 0
     drafts_total: int = 0
     drafted_tokens_total: int = 0

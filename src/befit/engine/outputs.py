@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 from befit.backends.base import F32
 
 FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
+LOOP_STOP_REASON = "repetition_detected"
+"""`stop_reason` of an output that the loop guard ended, as in vLLM; its finish_reason is "stop"."""
 
 
 @dataclass(slots=True)
@@ -22,7 +24,8 @@ class TokenLogprob:
 
 @dataclass(slots=True)
 class CompletionOutput:
-    """One continuation. stop_reason is the stop string or stop token id that ended it (None for end of sequence).
+    """One continuation. stop_reason is the stop string or stop token id that ended it (None for end of sequence),
+    or LOOP_STOP_REASON when the loop guard did.
 
     error is set together with finish_reason "error".
     """

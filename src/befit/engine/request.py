@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from befit.backends.base import Sampler, SamplerSpec
 from befit.cache.prefix import chain_root
+from befit.config import EngineConfig
 from befit.engine.detokenize import OutputText
+from befit.engine.loops import LoopGuard, wanted
 from befit.engine.outputs import FinishReason, TokenLogprob
 from befit.engine.pooling import Pool, Pooling
 from befit.errors import ContextExceeded, InvalidRequest
@@ -29,8 +31,8 @@ class Sequence(Task):
     """One continuation: the scheduler's task, and what sampling and text need.
 
     sampler is the backend's and lives from the first step to the end, preemptions included. guesses is what speculation
-    knows of it. ended: the engine computes nothing more of it. pool gathers hidden states when the request is for
-    an embedding.
+    knows of it. ended: the engine computes nothing more of it. guard tells when the output loops; None: nobody
+    minds. pool gathers hidden states when the request is for an embedding.
 
     The emitter's (see `befit.engine.emit`), which may be some steps behind: text; produced, the output tokens that
     count; last_time, when the newest of them came (monotonic seconds); finish_reason and stop_reason.
@@ -39,6 +41,7 @@ class Sequence(Task):
     __slots__ = (
         "ended",
         "finish_reason",
+        "guard",
         "guesses",
         "index",
         "last_time",
@@ -72,6 +75,7 @@ class Sequence(Task):
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.guesses: Guesses | None = None
+        self.guard: LoopGuard | None = None
         self.pool = Pool(request.pooling, len(request.prompt_ids)) if request.pooling is not None else None
 
 
@@ -155,9 +159,9 @@ def build_request(
     pooling: the request is for the prompt's pooled hidden states instead of output; `params` asks for 0 tokens.
     Raises InvalidRequest naming the field, ContextExceeded when prompt and output cannot fit the context.
     """
-    ctx, vocab = model.config.ctx, model.program.vocab_size
+    config, vocab = model.config, model.program.vocab_size
     prompt = _prompt(prompt_ids, vocab)
-    limit = _limit(len(prompt), params, ctx)
+    limit = _limit(len(prompt), params, config)
     _check_ids("logit_bias", params.logit_bias, vocab)
     _check_ids("stop_token_ids", params.stop_token_ids, vocab)
     _check_ids("allowed_token_ids", params.allowed_token_ids, vocab)
@@ -166,7 +170,7 @@ def build_request(
         prompt,
         params,
         priority=priority,
-        root=chain_root(model.config.block_size, cache_salt),
+        root=chain_root(config.block_size, cache_salt),
         pooling=pooling,
     )
     request.eos_ids = frozenset() if params.ignore_eos else model.tokenizer.eos_ids
@@ -178,6 +182,7 @@ def build_request(
             "allowed_token_ids",
         )
     bad_words = bad_word_ids(params.bad_words, model.tokenizer)
+    guarded = wanted(params, config.loop_guard)
     for number in range(params.n):
         spec = SamplerSpec(
             temperature=params.temperature,
@@ -196,7 +201,9 @@ def build_request(
             allowed_ids=tuple(sorted(set(params.allowed_token_ids))),
         )
         text = OutputText(model.tokenizer, params)
-        request.sequences.append(Sequence(request, number, spec, text, limit))
+        sequence = Sequence(request, number, spec, text, limit)
+        sequence.guard = LoopGuard(model.tokenizer) if guarded else None
+        request.sequences.append(sequence)
     return request
 
 
@@ -239,8 +246,9 @@ def _check_ids(name: str, ids: abc.Iterable[int], vocab: int) -> None:
             raise InvalidRequest(f"{name} holds token id {token}; the model's ids are 0 to {vocab - 1}.", name)
 
 
-def _limit(n_prompt: int, params: SamplingParams, ctx: int) -> int:
+def _limit(n_prompt: int, params: SamplingParams, config: EngineConfig) -> int:
     """Tokens that a sequence may have in the end, prompt included."""
+    ctx = config.ctx
     least = max(params.min_tokens, 0 if params.max_tokens == 0 else 1)
     if n_prompt + least > ctx:
         raise ContextExceeded(
@@ -249,7 +257,7 @@ def _limit(n_prompt: int, params: SamplingParams, ctx: int) -> int:
             "prompt",
         )
     if params.max_tokens is None:
-        return ctx
+        return ctx if config.max_output_tokens is None else min(ctx, n_prompt + max(least, config.max_output_tokens))
     if n_prompt + params.max_tokens > ctx:
         raise ContextExceeded(
             f"The prompt has {n_prompt} tokens and max_tokens is {params.max_tokens}, together "

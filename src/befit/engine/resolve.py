@@ -10,9 +10,9 @@ from pathlib import Path
 
 from befit.backends import BLOCK_SIZE
 from befit.config import EngineConfig, EngineOptions
-from befit.engine.hardware import available_memory, physical_cores
 from befit.errors import ConfigError, DoesNotFit
 from befit.models.program import Program
+from befit.plan.hardware import available_memory, physical_cores
 
 DEFAULT_CTX = 8192
 DEFAULT_MAX_SEQS = 64
@@ -37,7 +37,7 @@ def resolve(
 
     weight_bytes are those of the model and its draft model together; a KV page has room for both.
     """
-    for name in ("ctx", "max_seqs", "token_budget", "kv_tokens", "threads", "max_queue"):
+    for name in ("ctx", "max_seqs", "token_budget", "kv_tokens", "threads", "max_queue", "max_output_tokens"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; it must be at least 1.")
@@ -53,6 +53,8 @@ def resolve(
             f"draft is {options.draft!r} but speculation is {options.speculation!r}, which would not use it; "
             "leave one of them out."
         )
+    if options.loop_guard not in ("auto", "on", "off"):
+        raise ConfigError(f"loop_guard is {options.loop_guard!r}; choose auto, on or off.")
     ctx = _ctx(options, program)
     max_seqs = options.max_seqs or DEFAULT_MAX_SEQS
     n_blocks = _blocks(
@@ -89,6 +91,8 @@ def resolve(
         max_queue=options.max_queue,
         speculation=options.speculation,
         draft=options.draft,
+        loop_guard=options.loop_guard,
+        max_output_tokens=options.max_output_tokens,
     )
 
 

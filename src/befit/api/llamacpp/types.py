@@ -85,7 +85,7 @@ class GenerationRequest(RequestBody):
             return (default if value is None else value) if sampler in samplers else off
 
         return SamplingParams(
-            max_tokens=room if self.limit is None else min(self.limit, room),
+            max_tokens=None if self.limit is None else min(self.limit, room),
             temperature=0.0 if "infill" in samplers else max(0.0, on("temperature", self.temperature, 0.8, 1.0)),
             top_k=max(0, on("top_k", self.top_k, 40, 0)),
             top_p=on("top_p", self.top_p, 0.95, 1.0),

