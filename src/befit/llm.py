@@ -103,7 +103,9 @@ class LLM:
         if self._template is None:
             from befit.api.chat import ChatTemplate
 
-            self._template = ChatTemplate.from_metadata(self.model.metadata, self.model.tokenizer)
+            self._template = ChatTemplate.from_metadata(
+                self.model.metadata, self.model.tokenizer, beside=self.model.path
+            )
         return self._template
 
     def _run(

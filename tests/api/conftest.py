@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,7 @@ class ByteTokenizer:
     bos_id = BOS
     eos_ids = frozenset({END})
     adds_bos = True
+    control_tokens: Mapping[str, int] = {"<|begin|>": BOS, "<|end|>": END}
 
     def __init__(self) -> None:
         self._special = {BOS: "<|begin|>", END: "<|end|>"}
@@ -56,7 +58,7 @@ class ByteTokenizer:
 
 class PlainTemplate:
     source = "the test's own"
-    text = ""
+    text = tool_text = ""
     takes_tools = True
 
     def __init__(self) -> None:
@@ -106,7 +108,13 @@ class FakeEngine:
         tokenizer = ByteTokenizer()
         grammars = Grammars(tokenizer, tokenizer.vocab_size)
         self.model = SimpleNamespace(
-            name="fake", tokenizer=tokenizer, config=config, metadata={}, program=program, grammars=grammars
+            name="fake",
+            path=Path("fake.gguf"),
+            tokenizer=tokenizer,
+            config=config,
+            metadata={},
+            program=program,
+            grammars=grammars,
         )
 
     def stats(self) -> EngineStats:

@@ -99,7 +99,7 @@ async def test_content_type_does_not_matter(client):
         ("top_p", 0),
         ("n", 0),
         ("n", 1000),
-        ("max_tokens", -1),
+        ("max_tokens", -2),
         ("max_tokens", 1.5),
         ("max_tokens", 0),
         ("stop", [""]),

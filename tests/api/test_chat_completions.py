@@ -109,7 +109,7 @@ async def test_messages_reach_the_template_as_text(client, template):
         "messages": [
             {"role": "system", "content": "a\nb"},
             {"role": "user", "content": ""},
-            {"role": "assistant", "content": "", "tool_calls": []},
+            {"role": "assistant", "content": ""},
             {"role": "user", "content": "c"},
             {"role": "user", "content": "d", "name": "eve"},
         ],

@@ -23,7 +23,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required"
 
 @pytest.fixture
 def template(template):
-    template.text = "<tool_call>"
+    template.tool_text = "<tool_call>"
     return template
 
 

@@ -84,7 +84,7 @@ def test_the_answer_streams_to_stdout(engine: FakeEngine, capsys: pytest.Capture
 def test_options_reach_the_engine(engine: FakeEngine) -> None:
     main(["run", "--ctx=128", "--threads=2", "--backend=reference", "--chat-template=t.jinja", "-m", "x:y", "Hi"])
     assert engine.refs == ["x:y"]
-    assert engine.templates == [Path("t.jinja")]
+    assert engine.templates == ["t.jinja"]
     assert (engine.options[0].ctx, engine.options[0].threads, engine.options[0].backend) == (128, 2, "reference")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 VOCAB = 288
 
 
-def vocabulary() -> dict[str, Any]:
+def vocabulary(control: Sequence[str] = CONTROL) -> dict[str, Any]:
     """Byte-level metadata: 256 bytes, what the merges make, control tokens, and unused ones up to VOCAB."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     spelled = {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
-    tokens = [spelled[byte] for byte in range(256)] + [merge.replace(" ", "") for merge in MERGES] + CONTROL
-    types = [1] * (256 + len(MERGES)) + [3] * len(CONTROL)
+    tokens = [spelled[byte] for byte in range(256)] + [merge.replace(" ", "") for merge in MERGES] + list(control)
+    types = [1] * (256 + len(MERGES)) + [3] * len(control)
     while len(tokens) < VOCAB:
         tokens.append(f"[unused{len(tokens)}]")
         types.append(5)
@@ -38,14 +39,14 @@ def vocabulary() -> dict[str, Any]:
     }
 
 
-def tiny_file(path: Path, family: str = "llama", **options: Any) -> Path:
+def tiny_file(path: Path, family: str = "llama", *, control: Sequence[str] = CONTROL, **options: Any) -> Path:
     """Write a tiny model of the family with a vocabulary; the options are those of `tiny_model`."""
-    return write_gguf(path, tiny_model(family, vocab=VOCAB, **options))
+    return write_gguf(path, tiny_model(family, vocab=VOCAB, **options), control)
 
 
-def write_gguf(path: Path, model: TinyModel) -> Path:
+def write_gguf(path: Path, model: TinyModel, control: Sequence[str] = CONTROL) -> Path:
     """Write the model's metadata, a vocabulary and its tensors."""
-    metadata = {**model.metadata, **vocabulary()}
+    metadata = {**model.metadata, **vocabulary(control)}
     writer = gguf.GGUFWriter(path, metadata.pop("general.architecture"))
     for key, value in metadata.items():
         match value:

@@ -12,6 +12,9 @@ from starlette.responses import Response
 
 import befit
 from befit.api.generation import ClientGoneError
+from befit.api.llamacpp.infill import create_completion as create_llamacpp_completion
+from befit.api.llamacpp.infill import create_infill
+from befit.api.llamacpp.props import apply_template, properties
 from befit.api.metrics import CONTENT_TYPE, Metrics
 from befit.api.middleware import RequestScope
 from befit.api.openai.chat import create_chat_completion
@@ -46,7 +49,8 @@ def create_app(
     if chat_template is None:
         from befit.api.chat import ChatTemplate
 
-        chat_template = ChatTemplate.from_metadata(engine.model.metadata, engine.model.tokenizer)
+        model = engine.model
+        chat_template = ChatTemplate.from_metadata(model.metadata, model.tokenizer, beside=model.path)
     metrics = Metrics(engine.stats, served_name)
     engine.observer = metrics
     service = Service(
@@ -59,6 +63,7 @@ def create_app(
     app.add_exception_handler(ClientGoneError, _on_client_gone)
     app.state.service = service
     _add_openai_routes(app, service)
+    _add_llamacpp_routes(app, service)
     add_response_routes(app, service)
     _add_server_routes(app, service)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
@@ -100,6 +105,28 @@ def _add_openai_routes(app: FastAPI, service: Service) -> None:
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
         return await create_chat_completion(service, request)
+
+
+def _add_llamacpp_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/infill", tags=["llama.cpp"])
+    async def infill(request: Request) -> Response:
+        """Fill in between a prefix and a suffix."""
+        return await create_infill(service, request)
+
+    @app.post("/completion", tags=["llama.cpp"])
+    async def completion(request: Request) -> Response:
+        """Continue a prompt."""
+        return await create_llamacpp_completion(service, request)
+
+    @app.get("/props", tags=["llama.cpp"])
+    async def props() -> Response:
+        """What the server is set to: context, sampling defaults, the chat template and where it is from."""
+        return json_response(properties(service))
+
+    @app.post("/apply-template", tags=["llama.cpp"])
+    async def template(request: Request) -> Response:
+        """A conversation as the prompt that the model would see."""
+        return await apply_template(service, request)
 
 
 def _add_server_routes(app: FastAPI, service: Service) -> None:

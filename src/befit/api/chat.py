@@ -14,13 +14,12 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError as JinjaError
 
-from befit.api.chat_fallbacks import fallback
-from befit.api.chat_messages import merged, plain_messages, without_system
+from befit.api.chat_messages import as_parts, attempts, plain_messages
 from befit.api.chat_sandbox import LimitError, RefusedError, Sandbox
-from befit.errors import ConfigError, InvalidRequest, TemplateError, UnsupportedField
+from befit.api.chat_sources import choose
+from befit.errors import InvalidRequest, TemplateError, UnsupportedField
 from befit.tokenizer.base import Tokenizer
 
-_KEY = "tokenizer.chat_template"
 _REASONING_MARKERS = {"<think>", "</think>"}
 """Templates look for these in earlier replies; they are never protected."""
 
@@ -30,7 +29,7 @@ class ChatTemplate:
     out the tools of a request.
 
     Messages that a template refuses, as many do with system messages or two messages of one role in a row, are joined
-    and tried again: first neighbours of the same role, then also system messages with the first user message.
+    and tried again (see `chat_messages.attempts`). So are system messages that a template would leave out.
     """
 
     def __init__(
@@ -43,6 +42,7 @@ class ChatTemplate:
         special_tokens: Mapping[str, str] | None = None,
     ) -> None:
         """tool_use: the template for requests with tools, if it is another. special_tokens: bos_token and so on."""
+        self.text = template
         self.source = source
         self._tokenizer = tokenizer
         self._sandbox = Sandbox(special_tokens or {"bos_token": "", "eos_token": ""})
@@ -57,31 +57,49 @@ class ChatTemplate:
             raise TemplateError(
                 f"The chat template ({source}) is not valid Jinja2{where}: {error}. Give another with --chat-template."
             ) from error
+        self._parts = self._sandbox.wants_parts(template)
+        self._drops_system: bool | None = None
         self._spellings: re.Pattern[str] | None = None
 
     @property
-    def text(self) -> str:
+    def tool_text(self) -> str:
         """The template that requests with tools get."""
         return self._texts[1] or self._texts[0]
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any], tokenizer: Tokenizer, file: Path | None = None) -> ChatTemplate:
-        """The template in `file`, if given; else the model's own; else the fallback for its family.
+    def from_metadata(
+        cls,
+        metadata: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        file: str | Path | None = None,
+        *,
+        beside: Path | None = None,
+    ) -> ChatTemplate:
+        """The template that `chat_sources.choose` finds: `file`, which may also be a template's name, if it is given;
+        else the model's own; else one beside the model file; else the fallback for its family.
 
         Raises ConfigError for a file that cannot be read and TemplateError for a template that does not compile.
         """
-        special_tokens = _special_tokens(metadata, tokenizer)
-        if file is not None:
-            text, source, tool_use = _read(file), f"the file {file}", None
-        else:
-            named = _named(metadata)
-            tool_use = named.get("tool_use")
-            own = metadata.get(_KEY) or named.get("default") or tool_use
-            if isinstance(own, str):
-                text, source = own, f"the model's own ({_KEY})"
-            else:
-                text, source = fallback(metadata, tokenizer)
-        return cls(text, tokenizer, source=source, tool_use=tool_use, special_tokens=special_tokens)
+        found = choose(metadata, tokenizer, given=file, beside=beside)
+        return cls(
+            found.text,
+            tokenizer,
+            source=found.why,
+            tool_use=found.tool_use,
+            special_tokens=_special_tokens(metadata, tokenizer),
+        )
+
+    @property
+    def drops_system(self) -> bool:
+        """Whether the template refuses system messages, or leaves them out; they then go into the user's."""
+        if self._drops_system is None:
+            number = _unused_number([self._texts])
+            messages = [{"role": "system", "content": number}, {"role": "user", "content": "x"}]
+            try:
+                self._drops_system = number not in self._once(messages, None, True, {})
+            except Exception:  # templates may fail in any way that Python expressions can
+                self._drops_system = True
+        return self._drops_system
 
     def render(
         self,
@@ -190,42 +208,40 @@ class ChatTemplate:
     ) -> str:
         if tools and not self.takes_tools:
             raise UnsupportedField(f"The chat template ({self.source}) has no place for tools.", "tools")
-        template = self._tool_use if tools else self._template
-        refusal: RefusedError | None = None
-        for attempt in _attempts(messages):
+        failure: Exception | None = None
+        system = any(message["role"] == "system" for message in messages)
+        for attempt in attempts(messages, fold_system=system and self.drops_system):
             try:
-                return self._sandbox.render(
-                    template,
-                    {
-                        "documents": None,
-                        **kwargs,
-                        "messages": attempt,
-                        "tools": list(tools) if tools else None,
-                        "add_generation_prompt": add_generation_prompt,
-                    },
-                )
-            except RefusedError as error:
-                refusal = refusal or error
+                return self._once(attempt, tools, add_generation_prompt, kwargs)
             except LimitError as error:
                 raise TemplateError(f"The chat template ({self.source}) was stopped: {error}") from error
             except RecursionError as error:
                 raise TemplateError(f"The chat template ({self.source}) calls itself without end.") from error
             except Exception as error:  # templates may fail in any way that Python expressions can
-                raise TemplateError(
-                    f"The chat template ({self.source}) failed on these messages: {type(error).__name__}: {error}"
-                ) from error
-        raise TemplateError(f"The chat template ({self.source}) refused the messages: {refusal}") from refusal
+                failure = failure or error
+        if isinstance(failure, RefusedError):
+            raise TemplateError(f"The chat template ({self.source}) refused the messages: {failure}") from failure
+        raise TemplateError(
+            f"The chat template ({self.source}) failed on these messages: {type(failure).__name__}: {failure}"
+        ) from failure
 
-
-def _attempts(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """The messages as they are, then joined in ways that more templates take."""
-    yield messages
-    joined = merged(messages)
-    if joined != messages:
-        yield joined
-    folded = merged(without_system(messages))
-    if folded != joined:
-        yield folded
+    def _once(
+        self,
+        messages: list[dict[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        add_generation_prompt: bool,
+        kwargs: Mapping[str, Any],
+    ) -> str:
+        return self._sandbox.render(
+            self._tool_use if tools else self._template,
+            {
+                "documents": None,
+                **kwargs,
+                "messages": as_parts(messages) if self._parts else messages,
+                "tools": list(tools) if tools else None,
+                "add_generation_prompt": add_generation_prompt,
+            },
+        )
 
 
 def _special_tokens(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
@@ -241,21 +257,6 @@ def _special_tokens(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> dict[s
         variable: tokenizer.token_text(token) if isinstance(token, int) and 0 <= token < tokenizer.vocab_size else ""
         for variable, token in ids.items()
     }
-
-
-def _named(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Further templates by name, such as tool_use."""
-    names = metadata.get("tokenizer.chat_templates")
-    found = {name: metadata.get(f"{_KEY}.{name}") for name in (names if isinstance(names, list) else ())}
-    found |= {name: metadata.get(f"{_KEY}.{name}") for name in ("default", "tool_use") if name not in found}
-    return {name: text for name, text in found.items() if isinstance(text, str)}
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The chat template {file} cannot be read: {error}.") from error
 
 
 def _strings(value: Any) -> Iterator[str]:

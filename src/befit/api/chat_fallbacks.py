@@ -15,9 +15,11 @@ from befit.tokenizer.base import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """One form. It is taken when the vocabulary has all of `tokens` and, if given, is of that kind."""
+    """One form; users ask for it by `slug`. It is taken by itself when the vocabulary has all of `tokens` and, if
+    given, is of that kind."""
 
     name: str
+    slug: str
     template: str
     tokens: tuple[str, ...] = ()
     vocabulary: str | None = None
@@ -87,13 +89,13 @@ _PLAIN = """\
 """
 
 FALLBACKS = (
-    Fallback("ChatML", _CHATML, ("<|im_start|>", "<|im_end|>")),
-    Fallback("Llama 3", _LLAMA3, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")),
-    Fallback("Gemma", _GEMMA, ("<start_of_turn>", "<end_of_turn>")),
-    Fallback("DeepSeek-Coder", _DEEPSEEK_CODER, ("<|EOT|>", "<｜fim▁hole｜>")),
-    Fallback("Llama 2", _LLAMA2, ("<s>", "</s>"), vocabulary="llama"),
+    Fallback("ChatML", "chatml", _CHATML, ("<|im_start|>", "<|im_end|>")),
+    Fallback("Llama 3", "llama3", _LLAMA3, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")),
+    Fallback("Gemma", "gemma", _GEMMA, ("<start_of_turn>", "<end_of_turn>")),
+    Fallback("DeepSeek-Coder", "deepseek-coder", _DEEPSEEK_CODER, ("<|EOT|>", "<｜fim▁hole｜>")),
+    Fallback("Llama 2", "llama2", _LLAMA2, ("<s>", "</s>"), vocabulary="llama"),
 )
-PLAIN = Fallback("plain headings", _PLAIN)
+PLAIN = Fallback("plain headings", "plain", _PLAIN)
 
 
 def fallback(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[str, str]:
@@ -105,5 +107,21 @@ def fallback(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[str, st
             break
     else:
         form, why = PLAIN, "has the turn markers of no family befit knows"
-    bos = "{{- bos_token -}}\n" if tokenizer.adds_bos else ""
-    return bos + form.template, f"befit's {form.name}: the model file has no chat template, and its vocabulary {why}"
+    return _with_bos(
+        form, tokenizer
+    ), f"befit's {form.name}: the model file has no chat template, and its vocabulary {why}"
+
+
+def family_names() -> list[str]:
+    """What the forms are called when they are asked for."""
+    return [form.slug for form in (*FALLBACKS, PLAIN)]
+
+
+def of_family(slug: str, tokenizer: Tokenizer) -> str | None:
+    """The template of one form, whatever the vocabulary has, or None for another name."""
+    form = next((form for form in (*FALLBACKS, PLAIN) if form.slug == slug), None)
+    return None if form is None else _with_bos(form, tokenizer)
+
+
+def _with_bos(form: Fallback, tokenizer: Tokenizer) -> str:
+    return ("{{- bos_token -}}\n" if tokenizer.adds_bos else "") + form.template

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from befit.errors import InvalidRequest, UnsupportedField
@@ -16,7 +16,9 @@ _BETWEEN = "\n\n"
 def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Copies whose content is a string: null or missing is "", text parts are joined by newlines.
 
-    Arguments of tool calls become objects where they are JSON text, the form that templates write out.
+    Other fields that are null, and lists of tool calls that are empty, are left out: templates ask whether a field is
+    there before they look into it. Arguments of tool calls become objects where they are JSON text, the form that
+    templates write out.
     """
     if not messages:
         raise InvalidRequest("messages is empty; send at least one.", "messages")
@@ -26,8 +28,11 @@ def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 def _plain(at: int, message: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise InvalidRequest(f"messages[{at}] has no role; use system, user, assistant or tool.", "messages")
-    plain = {**message, "content": _content(f"messages[{at}].content", message.get("content"))}
-    if isinstance(message.get("tool_calls"), list):
+    plain = {name: value for name, value in message.items() if value is not None}
+    plain["content"] = _content(f"messages[{at}].content", message.get("content"))
+    if not plain.get("tool_calls"):
+        plain.pop("tool_calls", None)
+    if isinstance(plain.get("tool_calls"), list):
         plain["tool_calls"] = [_call(call) for call in message["tool_calls"]]
     return plain
 
@@ -63,6 +68,35 @@ def _call(call: Any) -> Any:
     except (ValueError, RecursionError):
         return call
     return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
+
+
+def as_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Contents as lists of one text part, for templates that take contents apart."""
+    return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+
+
+def attempts(messages: list[dict[str, Any]], *, fold_system: bool) -> Iterator[list[dict[str, Any]]]:
+    """The messages as they are, then joined in ways that more templates take, each only if it is another:
+
+    neighbours of the same role as one message; all system messages as one in front; system messages in front of the
+    first user message's content; and an empty user message before an assistant that speaks first. fold_system: the
+    template would leave system messages out, so only the last two will do.
+    """
+    folded = merged(without_system(messages))
+    opened = [{"role": "user", "content": ""}, *folded] if folded and folded[0]["role"] != "user" else folded
+    ways = [folded, opened] if fold_system else [messages, merged(messages), system_first(messages), folded, opened]
+    tried: list[list[dict[str, Any]]] = []
+    for way in [way for way in ways if way] or [messages]:
+        if way not in tried:
+            tried.append(way)
+            yield way
+
+
+def system_first(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One system message in front with the contents of all, and neighbours of the same role as one message."""
+    system = [message for message in messages if message["role"] == "system"]
+    others = [message for message in messages if message["role"] != "system"]
+    return merged(system + others)
 
 
 def merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -96,6 +96,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Whether the template looks at a variable that it is given."""
         return variable in find_undeclared_variables(self.parse(source))
 
+    def wants_parts(self, source: str) -> bool:
+        """Whether the template takes contents apart without asking first whether they are strings."""
+        tree = self.parse(source)
+        asked = any(test.name == "string" and _is_content(test.node) for test in tree.find_all(nodes.Test))
+        return not asked and any(_is_content(loop.iter) for loop in tree.find_all(nodes.For))
+
     def render(self, template: Template, variables: Mapping[str, Any]) -> str:
         """Raises RefusedError, LimitError, or what the template's own expressions do."""
         pieces: list[str] = []
@@ -118,6 +124,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
             _check(len(left) + len(right))
         return super().call_binop(context, operator, left, right)
+
+
+def _is_content(node: nodes.Node) -> bool:
+    if isinstance(node, nodes.Getattr):
+        return node.attr == "content"
+    return isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and node.arg.value == "content"
 
 
 def _joined(*values: Any) -> str:

@@ -14,6 +14,7 @@ from befit.errors import ModelNotFound
 
 if TYPE_CHECKING:
     from befit.api.chat import ChatTemplate
+    from befit.api.fim import FimFormat
     from befit.api.metrics import Metrics
     from befit.engine.async_engine import AsyncEngine
     from befit.tokenizer.base import Tokenizer
@@ -36,6 +37,7 @@ class Service:
     tool_parser: str | None = None
     tools: ToolSupport = field(init=False)
     reasoning: ReasoningFormat | None = field(init=False)
+    _fim: list[FimFormat | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         config = self.engine.model.config
@@ -53,6 +55,15 @@ class Service:
     def tokenizer(self) -> Tokenizer:
         """The model's tokeniser."""
         return self.engine.model.tokenizer
+
+    @property
+    def fim(self) -> FimFormat | None:
+        """How the model is asked to fill in the middle, or None if it cannot. Looked up when first asked for."""
+        if not self._fim:
+            from befit.api.fim import FimFormat
+
+            self._fim = [FimFormat.find(self.tokenizer)]
+        return self._fim[0]
 
     def model_name(self, asked: str | None) -> str:
         """The name to answer under: the one asked for, or the served name when none was. Raises ModelNotFound."""

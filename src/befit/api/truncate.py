@@ -16,12 +16,17 @@ def truncate(ids: list[int], asked: int | None, side: str | None, *, ctx: int, o
         raise InvalidRequest(f"truncation_side is {side!r}; it must be left or right.", "truncation_side")
     if asked is None:
         return ids
+    keep = kept(asked, ctx=ctx, output=output)
+    if len(ids) <= keep:
+        return ids
+    return ids[:keep] if side == "right" else ids[len(ids) - keep :]
+
+
+def kept(asked: int, *, ctx: int, output: int) -> int:
+    """How many tokens `truncate_prompt_tokens` leaves of a prompt, at most."""
     if asked != AS_MANY_AS_FIT and not 1 <= asked <= ctx:
         raise InvalidRequest(
             f"truncate_prompt_tokens is {asked}; it must be -1 (as many as fit), or 1 to the context's {ctx}.",
             "truncate_prompt_tokens",
         )
-    keep = max(ctx - output, 0) if asked == AS_MANY_AS_FIT else asked
-    if len(ids) <= keep:
-        return ids
-    return ids[:keep] if side == "right" else ids[len(ids) - keep :]
+    return max(ctx - output, 0) if asked == AS_MANY_AS_FIT else asked

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -59,9 +58,8 @@ def engine_options(function: Function) -> Function:
 
 chat_template_option = click.option(
     "--chat-template",
-    type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A Jinja2 template.  [default: the model's own]",
+    help="A Jinja2 template, a JSON file that has one, or a template's name.  [default: the model's own]",
 )
 
 

@@ -6,7 +6,6 @@ import os
 import select
 import stat
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,7 +33,7 @@ def command(
     words: tuple[str, ...],
     model: str | None,
     system: str | None,
-    chat_template: Path | None,
+    chat_template: str | None,
     force_chat: bool,
     stats: bool,
     **values: Any,

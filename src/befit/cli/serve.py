@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -22,7 +21,12 @@ from befit.store.catalogue import DEFAULT_MODEL
     show_default=True,
     help="Port to listen on; 0 takes a free one.",
 )
-@click.option("--served-name", metavar="NAME", help="What clients call the model.  [default: MODEL's own name]")
+@click.option(
+    "--served-name",
+    metavar="NAME",
+    multiple=True,
+    help="What clients call the model; given again, further names for it.  [default: MODEL's own name]",
+)
 @chat_template_option
 @click.option(
     "--tool-parser",
@@ -47,8 +51,8 @@ def command(
     model: str,
     host: str,
     port: int,
-    served_name: str | None,
-    chat_template: Path | None,
+    served_name: tuple[str, ...],
+    chat_template: str | None,
     tool_parser: str,
     no_prefix_cache: bool,
     **values: Any,
@@ -71,16 +75,18 @@ def command(
         from befit.api.server import serve
         from befit.engine.async_engine import AsyncEngine
 
-        template = ChatTemplate.from_metadata(loaded.metadata, loaded.tokenizer, file=chat_template)
+        template = ChatTemplate.from_metadata(loaded.metadata, loaded.tokenizer, file=chat_template, beside=loaded.path)
         click.echo(f"chat template: {template.source}")
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         engine = AsyncEngine(loaded)
         try:
+            name, *aliases = served_name or (loaded.name,)
             app = create_app(
                 engine,
-                served_name=served_name or loaded.name,
+                served_name=name,
                 chat_template=template,
+                aliases=aliases,
                 tool_parser=None if tool_parser == "auto" else tool_parser,
             )
             tools = app.state.service.tools

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from befit.errors import ContextExceeded
@@ -85,7 +84,7 @@ class Session:
 
 
 @contextmanager
-def open_session(ref: str, options: EngineOptions, template_file: Path | None = None) -> Iterator[Session]:
+def open_session(ref: str, options: EngineOptions, template: str | None = None) -> Iterator[Session]:
     """Load a model, fetching it if need be, and run its engine for the length of a `with`."""
     from befit.engine.load import load_model
 
@@ -93,12 +92,12 @@ def open_session(ref: str, options: EngineOptions, template_file: Path | None = 
     from befit.api.chat import ChatTemplate
     from befit.engine.async_engine import AsyncEngine
 
-    template = ChatTemplate.from_metadata(model.metadata, model.tokenizer, file=template_file)
+    chosen = ChatTemplate.from_metadata(model.metadata, model.tokenizer, file=template, beside=model.path)
     engine = AsyncEngine(model)
     with asyncio.Runner() as runner:
         runner.run(engine.start())
         try:
-            yield Session(runner, engine, template)
+            yield Session(runner, engine, chosen)
         finally:
             runner.run(engine.stop())
             model.close()

@@ -53,6 +53,7 @@ def command(model: str, as_json: bool, verify: bool) -> None:
         ["quantisation", ", ".join(f"{kind} {share:.1%}" for kind, share in facts["quantisation"].items())],
         ["tokeniser", facts["tokenizer"]],
         ["chat template", facts["chat_template"]],
+        ["fill-in-the-middle", f"as {fim}" if (fim := facts["fill_in_the_middle"]) else "no (no FIM tokens)"],
     ]
     if build:
         there = "" if Path(build["source"]).exists() else " (not there any more)"
@@ -113,8 +114,11 @@ def _facts(
 ) -> dict[str, Any]:
     from befit import tokenizer
     from befit.api.chat import ChatTemplate
+    from befit.api.fim import FimFormat
 
-    template = ChatTemplate.from_metadata(metadata, tokenizer.load(metadata))
+    made = tokenizer.load(metadata)
+    fim = FimFormat.find(made)
+    template = ChatTemplate.from_metadata(metadata, made, beside=path)
     return {
         "path": str(path),
         "size": size,
@@ -129,6 +133,7 @@ def _facts(
         "quantisation": _shares(types),
         "tokenizer": _tokenizer(metadata),
         "chat_template": template.source,
+        "fill_in_the_middle": None if fim is None else fim.name,
         "build": None,
     }
 

@@ -43,6 +43,7 @@ _OTHER_CONTROL = frozenset(
         *(f"<fim_{part}>" for part in ("prefix", "suffix", "middle", "pad")),  # StarCoder2, Granite
         *(f"<fim-{part}>" for part in ("prefix", "suffix", "middle", "pad")),
         *(f"<｜fim▁{part}｜>" for part in ("begin", "hole", "end")),  # DeepSeek-Coder
+        "<|file_separator|>",  # CodeGemma
         "▁<PRE>",  # CodeLlama
         "▁<SUF>",
         "▁<MID>",

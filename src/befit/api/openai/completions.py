@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: one or many prompts, as text or token ids, continued raw."""
+"""`POST /v1/completions`: one or many prompts, as text or token ids, continued raw or, with a suffix, filled in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from befit.api.body import read_body
-from befit.api.generation import Collected, Deltas, Job, collect, encode, failure, room, submit, while_connected
+from befit.api.fim import require
+from befit.api.generation import (
+    Collected,
+    Deltas,
+    Job,
+    collect,
+    encode,
+    failure,
+    off_loop,
+    room,
+    submit,
+    while_connected,
+)
 from befit.api.openai.chunks import ChunkWriter, error_event
 from befit.api.openai.errors import json_response
 from befit.api.openai.fields import ignored_header
@@ -25,7 +37,7 @@ from befit.api.openai.types import CompletionRequest, parse
 from befit.api.openai.usage import Usage
 from befit.api.service import Service
 from befit.api.stream import DONE, EventStream
-from befit.api.truncate import truncate
+from befit.api.truncate import kept, truncate
 from befit.engine.outputs import CompletionOutput, Delta, TokenLogprob
 
 
@@ -36,18 +48,19 @@ async def create_completion(service: Service, http: Request) -> Response:
     prompts = parse_inputs(request.prompt, service.tokenizer.vocab_size, param="prompt")
     jobs, texts = [], []
     for prompt in prompts:
-        add_special = request.add_special_tokens is not False
-        ids = prompt if isinstance(prompt, list) else await encode(service.tokenizer, prompt, add_special=add_special)
+        ids = await _prompt_ids(service, request, prompt)
         whole = len(ids)
-        ids = truncate(
-            ids,
-            request.truncate_prompt_tokens,
-            request.truncation_side,
-            ctx=service.ctx,
-            output=request.output_wanted,
-        )
+        if not request.suffix:
+            ids = truncate(
+                ids,
+                request.truncate_prompt_tokens,
+                request.truncation_side,
+                ctx=service.ctx,
+                output=request.output_wanted,
+            )
         least = 0 if request.max_tokens == 0 else 1
-        jobs.append(Job(ids, request.sampling(room(ids, service.ctx, "prompt", output=least))))
+        params = request.sampling(room(ids, service.ctx, "prompt", output=least))
+        jobs.append(Job(ids, require(service.fim, "suffix").ends(params) if request.suffix else params))
         texts.append(_echo_text(service, request, prompt if len(ids) == whole else ids) if request.echo else "")
     answer = Completion(service, request, model, jobs, texts, new_id("cmpl-", request.request_id))
     deltas = await submit(service.engine, jobs, priority=request.priority or 0, cache_salt=request.cache_salt or "")
@@ -57,6 +70,19 @@ async def create_completion(service: Service, http: Request) -> Response:
     async with aclosing(deltas):
         collected = await while_connected(http.receive, collect(deltas, jobs))
     return json_response(answer.whole(collected), headers=headers)
+
+
+async def _prompt_ids(service: Service, request: CompletionRequest, prompt: str | list[int]) -> list[int]:
+    """The token ids of one prompt; with a suffix, those of a hole between the two."""
+    if request.suffix:
+        fill = require(service.fim, "suffix").prompt
+        asked, output = request.truncate_prompt_tokens, request.output_wanted
+        limit = None if asked is None else kept(asked, ctx=service.ctx, output=output)
+        size = len(prompt) + len(request.suffix)
+        return (await off_loop(size, fill, prompt, request.suffix, limit=limit)).ids
+    if isinstance(prompt, list):
+        return prompt
+    return await encode(service.tokenizer, prompt, add_special=request.add_special_tokens is not False)
 
 
 def _echo_text(service: Service, request: CompletionRequest, prompt: str | list[int]) -> str:

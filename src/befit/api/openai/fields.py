@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from befit.api.llamacpp import fields as llamacpp
 from befit.errors import UnsupportedField
 
 IGNORED_HEADER = "x-befit-ignored-fields"
@@ -31,8 +32,10 @@ HINTS = frozenset(
         "prompt_cache_retention",
         "safety_identifier",
         "session_id",
+        "repeat_last_n",
         "user",
     }
+    | llamacpp.SHAPES
 )
 
 
@@ -45,6 +48,10 @@ def _one_of(*values: Any) -> Callable[[Any], bool]:
 
 
 UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
+    **llamacpp.SAMPLERS,
+    "repeat_penalty": _one_of(1),
+    "samplers": llamacpp.whole_chain,
+    "timings_per_token": _empty,
     "access_programs": _empty,
     "audio": _empty,
     "best_of": _one_of(1),

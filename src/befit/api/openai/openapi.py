@@ -9,6 +9,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from befit.api.llamacpp.props import TemplateRequest
+from befit.api.llamacpp.types import InfillRequest, RawRequest
 from befit.api.openai.embeddings import EmbeddingRequest
 from befit.api.openai.responses.request import ResponseRequest
 from befit.api.openai.tokens import DetokenizeRequest, TokenizeRequest
@@ -23,6 +25,12 @@ BODIES: dict[str, type[BaseModel]] = {
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }
+_ALL: dict[str, type[BaseModel]] = {
+    **BODIES,
+    "/infill": InfillRequest,
+    "/completion": RawRequest,
+    "/apply-template": TemplateRequest,
+}
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -31,10 +39,10 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
         _, definitions = models_json_schema(
-            [(model, "validation") for model in dict.fromkeys(BODIES.values())], ref_template=_REFERENCE
+            [(model, "validation") for model in dict.fromkeys(_ALL.values())], ref_template=_REFERENCE
         )
         schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
-        for path, model in BODIES.items():
+        for path, model in _ALL.items():
             reference = {"$ref": _REFERENCE.format(model=model.__name__)}
             schema["paths"][path]["post"]["requestBody"] = {
                 "required": True,

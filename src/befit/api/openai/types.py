@@ -21,6 +21,9 @@ from befit.structure import Structure
 
 __all__ = ["ChatRequest", "CompletionRequest", "GenerationRequest", "StreamOptions", "Strings", "parse"]
 
+NO_LIMIT = -1
+"""As max_tokens, what llama.cpp's and Ollama's clients send for "as many as the context holds"."""
+
 
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
@@ -36,6 +39,16 @@ class StreamOptions(BaseModel):
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+
+
+class EditorOptions(BaseModel):
+    """`options` as Ollama has them, which Twinny sends to OpenAI endpoints too. The request's own fields go first."""
+
+    model_config = ConfigDict(extra="allow")
+
+    temperature: float | None = None
+    num_predict: int | None = None
+    stop: Strings | None = None
 
 
 class GenerationRequest(RequestBody):
@@ -148,13 +161,23 @@ class CompletionRequest(GenerationRequest):
     """`/v1/completions`. `prompt` is a string, a list of strings, token ids, or a list of token id lists."""
 
     prompt: Any = None
+    suffix: str | None = None
     echo: bool | None = None
     logprobs: int | None = None
     best_of: int | None = None
+    n_predict: int | None = None
+    options: EditorOptions | None = None
 
     def check(self) -> None:
         """Refuse contradictions."""
         super().check()
+        self._take_options()
+        if self.suffix and self.echo:
+            raise InvalidRequest("echo and suffix exclude each other: the text is between the two; send one.", "echo")
+        if self.suffix and self.truncation_side:
+            raise InvalidRequest(
+                "truncation_side and suffix exclude each other: a hole is cut on both sides.", "suffix"
+            )
         if self.best_of is not None:
             if not (self.n or 1) <= self.best_of <= MAX_N:
                 raise InvalidRequest(
@@ -165,20 +188,30 @@ class CompletionRequest(GenerationRequest):
         if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
             raise InvalidRequest("max_tokens is 0; that needs echo or prompt_logprobs, else raise it.", "max_tokens")
 
+    def _take_options(self) -> None:
+        """Fill fields that are not given from their names elsewhere; -1 is llama.cpp's and Ollama's "no limit"."""
+        options = self.options or EditorOptions()
+        self._ignored += check_extra(options.model_extra or {}, "options.")
+        for limit in (self.n_predict, options.num_predict):
+            self.max_tokens = limit if self.max_tokens is None else self.max_tokens
+        self.temperature = options.temperature if self.temperature is None else self.temperature
+        self.stop = options.stop if self.stop is None else self.stop
+
     def sampling(self, room: int) -> SamplingParams:
         """Parameters for a prompt that leaves `room` tokens of context; max_tokens is 16 unless given, as at OpenAI."""
         prompt_logprobs = self.prompt_logprobs
         if self.echo and self.logprobs is not None:
             prompt_logprobs = max(self.logprobs, prompt_logprobs or 0)
-        params = self._sampling(min(self.output_wanted, room), self.logprobs, prompt_logprobs)
+        max_tokens = None if self.max_tokens == NO_LIMIT else min(self.output_wanted, room)
+        params = self._sampling(max_tokens, self.logprobs, prompt_logprobs)
         if self.best_of is None or self.best_of == params.n:
             return params
         return replace(params, n=self.best_of, logprobs=self.logprobs or 0)
 
     @property
     def output_wanted(self) -> int:
-        """Output tokens asked for."""
-        return 16 if self.max_tokens is None else self.max_tokens
+        """Output tokens asked for; where there is no limit, one is enough."""
+        return 16 if self.max_tokens is None else 1 if self.max_tokens == NO_LIMIT else self.max_tokens
 
 
 class ChatRequest(GenerationRequest):
@@ -228,10 +261,10 @@ class ChatRequest(GenerationRequest):
     @property
     def output_wanted(self) -> int:
         """Output tokens asked for; without a limit, one is enough."""
-        return 1 if self.limit is None else self.limit
+        return 1 if self.limit in (None, NO_LIMIT) else self.limit
 
     def sampling(self, room: int) -> SamplingParams:
         """Parameters for a prompt that leaves `room` tokens of context; without a limit the engine sees to it."""
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        max_tokens = None if self.limit is None else min(self.limit, room)
+        max_tokens = None if self.limit in (None, NO_LIMIT) else min(self.limit, room)
         return self._sampling(max_tokens, logprobs, self.prompt_logprobs)

@@ -37,7 +37,7 @@ class ToolSupport:
         """name: a format of `formats.NAMES` to use instead of the one that template and vocabulary tell."""
         if name is not None and name not in NAMES:
             raise ConfigError(f"The tool parser is {name!r}; use one of {', '.join(NAMES)}.")
-        return cls(template, tokenizer, *detect(template.text, template.takes_tools, tokenizer, name))
+        return cls(template, tokenizer, *detect(template.tool_text, template.takes_tools, tokenizer, name))
 
     def messages(
         self, messages: Sequence[Mapping[str, Any]], use: ToolUse | None

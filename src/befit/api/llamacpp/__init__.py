@@ -1,0 +1,1 @@
+"""llama.cpp's own protocol, as its editor extensions speak it: filling in, raw completion, properties."""
