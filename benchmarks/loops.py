@@ -314,19 +314,19 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=512, help="output tokens of a HumanEval prompt")
     parser.add_argument("--json", type=Path, help="what is in it of other models and parts stays")
     args = parser.parse_args()
-    results = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     good = True
     with open_llm(args.model) as llm:
-        parts = results.setdefault(llm.model.name, {})
         for part in args.parts:
             if part == "loops":
-                parts[part], fine = measure_loops(llm)
+                result, fine = measure_loops(llm)
             elif part == "human_eval":
-                parts[part], fine = measure_human_eval(llm, human_eval(args.human_eval), args.tokens)
+                result, fine = measure_human_eval(llm, human_eval(args.human_eval), args.tokens)
             else:
-                parts[part], fine = measure_files(llm.model)
+                result, fine = measure_files(llm.model)
             good = good and fine
             if args.json:
+                results = json.loads(args.json.read_text()) if args.json.exists() else {}
+                results.setdefault(llm.model.name, {})[part] = result
                 args.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     return 0 if good else 1
 
