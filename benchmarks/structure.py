@@ -252,9 +252,10 @@ def speed(llm: LLM, rounds: int) -> dict[str, Any]:
     return {name: round(statistics.median(each), 1) for name, each in rates.items()}
 
 
-def tools(model: str, count: int) -> dict[str, Any]:
+def tools(model: str, count: int, threads: int | None) -> dict[str, Any]:
     """Calls in answers to prompts that ask for one."""
     command = [sys.executable, "-m", "befit.cli", "serve", model, "--port", "0"]
+    command += ["--threads", str(threads)] if threads else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1) as server:
         try:
             assert server.stdout is not None
@@ -320,11 +321,12 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=["schemas", "costs", "speed", "tools"])
+    parser.add_argument("--threads", type=int, help="all cores unless given")
     parser.add_argument("--out", type=Path, help="what is in it of other models and parts stays")
     args = parser.parse_args()
     results: dict[str, Any] = {}
     if args.only != "tools":
-        with LLM(args.model, ctx=4096, max_seqs=16) as llm:
+        with LLM(args.model, ctx=4096, max_seqs=16, threads=args.threads) as llm:
             begin = time.perf_counter()
             llm.model.grammars.start(Structure("regex", "first"))
             results["first structure"] = {"seconds": round(time.perf_counter() - begin, 2)}
@@ -337,7 +339,7 @@ def main() -> int:
             if args.only in (None, "speed"):
                 results["speed, tok/s"] = speed(llm, args.rounds)
     if args.only in (None, "tools"):
-        results["tools"] = tools(args.model, args.prompts)
+        results["tools"] = tools(args.model, args.prompts, args.threads)
     print(json.dumps(results, indent=1, ensure_ascii=False))
     if args.out:
         report = json.loads(args.out.read_text()) if args.out.exists() else {}
