@@ -76,6 +76,15 @@ def test_json_by_a_schema(model: LoadedModel) -> None:
         jsonschema.validate(json.loads(output.text), PERSON)
 
 
+def test_what_the_loop_guard_cuts_is_not_whole(model: LoadedModel) -> None:
+    """`stop` would say that it can be parsed."""
+    structure = Structure("regex", "(abc){90}")
+    whole, cut = outputs(model, hot(structure), hot(structure, loop_guard=True))
+    assert (whole.finish_reason, whole.text) == ("stop", "abc" * 90)
+    assert cut.finish_reason == "length"
+    assert len(cut.text) < 200
+
+
 def test_greedy_and_free_requests_beside_it(model: LoadedModel) -> None:
     params = [hot(json_structure(PERSON), temperature=0), hot(None, 1, max_tokens=20), hot(None, 2, max_tokens=20)]
     confined, *free = outputs(model, *params)
