@@ -158,8 +158,8 @@ def costs(llm: LLM) -> dict[str, Any]:
             steps: list[tuple[int, float, float]] = []
             seconds: list[float] = []
             params = [
-                SamplingParams(temperature=1.0, seed=seed, max_tokens=128, ignore_eos=True, structure=structure)
-                for seed in range(max(clients, 4))
+                SamplingParams(temperature=1.0, seed=seed, max_tokens=64, ignore_eos=True, structure=structure)
+                for seed in range(max(clients, 3))
             ]
             with timed_masks(seconds), timed_steps(llm, steps):
                 for at in range(0, len(params), clients):
