@@ -4,7 +4,7 @@
     python benchmarks/structure.py MODEL [--schemas 200] [--prompts 50] [--only schemas] [--out FILE]
 
 schemas  one output at temperature 1 for each of so many random JSON schemas, checked by `jsonschema`
-bounded  the same for these schemas without additional properties, trees and fractions of seconds, which have no end
+bounded  the same for these schemas without additional properties and trees, which have no end
 masks    CPU time that a mask takes, over all tokens of `schemas`
 costs    the same for typical structures, 1 and 8 requests at once, and how much of it the model's step does not hide:
          how long after the median step of free outputs the last mask of a confined step was done
