@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from befit.api.anthropic.types import CountRequest, MessagesRequest
 from befit.api.llamacpp.props import TemplateRequest
 from befit.api.llamacpp.types import InfillRequest, RawRequest
 from befit.api.openai.embeddings import EmbeddingRequest
@@ -31,6 +32,8 @@ _ALL: dict[str, type[BaseModel]] = {
     "/infill": InfillRequest,
     "/completion": RawRequest,
     "/apply-template": TemplateRequest,
+    "/v1/messages": MessagesRequest,
+    "/v1/messages/count_tokens": CountRequest,
     "/": GenerateRequest,
     "/generate": GenerateRequest,
     "/generate_stream": GenerateRequest,
