@@ -20,6 +20,7 @@ from befit.api.llamacpp.infill import create_infill
 from befit.api.llamacpp.props import apply_template, properties
 from befit.api.metrics import CONTENT_TYPE, Metrics
 from befit.api.middleware import RequestScope
+from befit.api.ollama.routes import add_ollama_routes
 from befit.api.openai.chat import create_chat_completion
 from befit.api.openai.completions import create_completion
 from befit.api.openai.embeddings import create_embeddings
@@ -74,6 +75,7 @@ def create_app(
     add_response_routes(app, service)
     add_tgi_routes(app, service)
     anthropic.add_anthropic_routes(app, service)
+    add_ollama_routes(app, service)
     _add_server_routes(app, service)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app

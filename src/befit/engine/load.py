@@ -6,10 +6,12 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -18,7 +20,7 @@ from befit.config import EngineConfig, EngineOptions
 from befit.engine.grammar import Grammars
 from befit.models.program import Program
 from befit.tokenizer.base import Tokenizer
-from befit.weights.tensor import Tensor, Weight
+from befit.weights.tensor import DenseTensor, Tensor, Weight
 
 if TYPE_CHECKING:
     from befit.prepared.read import Build
@@ -43,7 +45,8 @@ class LoadedDraft:
 
 @dataclass(slots=True)
 class LoadedModel:
-    """A model ready to serve. `close` frees the backend, then lets go of the file."""
+    """A model ready to serve. `close` frees the backend, then lets go of the file. parameters: how many weights there
+    are; quantisation: the format that most of them have."""
 
     name: str
     path: Path
@@ -54,6 +57,8 @@ class LoadedModel:
     config: EngineConfig
     release: Callable[[], None] = lambda: None
     draft: LoadedDraft | None = None
+    parameters: int = 0
+    quantisation: str = ""
     grammars: Grammars = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,6 +148,7 @@ def load_model(
         loaded = LoadedModel(
             opened.name, opened.path, opened.metadata, opened.program, tokens, backend, config, release=opened.close
         )
+        loaded.parameters, loaded.quantisation = _counted(opened.weights.values())
         if draft is not None:
             loaded.draft = LoadedDraft(draft.name, draft.program, _create(draft, config), release=draft.close)
     except BaseException:
@@ -151,6 +157,19 @@ def load_model(
             draft.close()
         raise
     return loaded
+
+
+def _counted(weights: Iterable[Weight]) -> tuple[int, str]:
+    """The number of all weights, and the format of most of them."""
+    counts: Counter[str] = Counter()
+    for weight in weights:
+        name = weight.dtype if isinstance(weight, DenseTensor) else _format_name(weight.format)
+        counts[name] += prod(weight.shape)
+    return counts.total(), counts.most_common(1)[0][0].upper() if counts else ""
+
+
+def _format_name(form: Any) -> str:
+    return form if isinstance(form, str) else str(form.name)
 
 
 def _create(opened: _Opened, config: EngineConfig, on_progress: Callable[[int, int], None] | None = None) -> Backend:

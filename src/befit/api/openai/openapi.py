@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 from befit.api.anthropic.types import CountRequest, MessagesRequest
 from befit.api.llamacpp.props import TemplateRequest
 from befit.api.llamacpp.types import InfillRequest, RawRequest
+from befit.api.ollama import types as ollama
 from befit.api.openai.embeddings import EmbeddingRequest
 from befit.api.openai.responses.request import ResponseRequest
 from befit.api.openai.tokens import DetokenizeRequest, TokenizeRequest
@@ -34,6 +35,11 @@ _ALL: dict[str, type[BaseModel]] = {
     "/apply-template": TemplateRequest,
     "/v1/messages": MessagesRequest,
     "/v1/messages/count_tokens": CountRequest,
+    "/api/generate": ollama.GenerateRequest,
+    "/api/chat": ollama.ChatRequest,
+    "/api/embed": ollama.EmbedRequest,
+    "/api/embeddings": ollama.EmbedRequest,
+    "/api/show": ollama.ShowRequest,
     "/": GenerateRequest,
     "/generate": GenerateRequest,
     "/generate_stream": GenerateRequest,
