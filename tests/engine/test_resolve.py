@@ -125,6 +125,23 @@ def test_memory_as_given_goes_to_the_cache_as_far_as_it_can_be_used(tmp_path: Pa
         config(tmp_path, memory="much")
 
 
+def test_the_limit_of_a_container_counts(tmp_path: Path) -> None:
+    for name, text in {
+        "proc/self/cgroup": "0::/app",
+        "sys/fs/cgroup/app/memory.max": str(2 * GB),
+        "sys/fs/cgroup/app/memory.current": str(GB // 10),
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    got, needed = resolved(tmp_path, ctx=4096)
+    assert needed.available == 19 * GB // 10
+    assert needed.total <= needed.available
+    assert got.n_blocks == int(0.25 * needed.available) // (16 * 20480)
+    with pytest.raises(DoesNotFit, match=r"of 1.90 GB \(memory free now\)"):
+        resolved(tmp_path, subject=model(2 * GB))
+
+
 def test_what_is_printed_is_what_is_counted(tmp_path: Path) -> None:
     got, needed = resolved(tmp_path)
     assert needed.used == needed.weights + needed.kv + needed.activations + needed.overhead
