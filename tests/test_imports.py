@@ -27,6 +27,7 @@ ORDER = (
     "weights",
     "store",
     "sampling",
+    "watermark",
     "structure",
     "config",
     "errors",
