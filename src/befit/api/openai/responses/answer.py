@@ -10,15 +10,15 @@ import time
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
+from befit.api.answers import dumps
 from befit.api.generation import Deltas, failure
 from befit.api.message import MessageParser, Part
-from befit.api.openai.chunks import dumps
-from befit.api.openai.errors import describe
 from befit.api.openai.logprobs import LogprobWriter
 from befit.api.openai.responses.output import Event, Output
 from befit.api.openai.responses.request import ResponseRequest
 from befit.api.openai.responses.store import RUNNING
 from befit.api.openai.usage import Usage
+from befit.api.problem import Problem
 from befit.engine.outputs import Delta
 from befit.sampling import SamplingParams
 
@@ -94,11 +94,10 @@ class Answer:
 
     def fail(self, error: Exception) -> None:
         """The response ended with an error."""
-        shown = describe(error)[1]["error"]
         self.error = error
         self._finish("incomplete")
         self.body.update(status="failed", incomplete_details=None)
-        self.body["error"] = {"code": "server_error", "message": shown["message"]}
+        self.body["error"] = {"code": "server_error", "message": Problem.of(error).message}
 
     def cancel(self) -> list[tuple[str, bytes]]:
         """The response was cancelled; what there is of it stays. The last events; none if it had ended already."""

@@ -10,10 +10,10 @@ from contextlib import aclosing
 from starlette.requests import Request
 from starlette.responses import Response
 
+from befit.api.answers import json_response
 from befit.api.body import read_body
 from befit.api.generation import Deltas, Job, off_loop, room, submit, while_connected
 from befit.api.openai.chat import prompt_ids
-from befit.api.openai.errors import json_response
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.ids import new_id
 from befit.api.openai.logprobs import LogprobWriter
