@@ -39,15 +39,17 @@ def vocabulary(control: Sequence[str] = CONTROL) -> dict[str, Any]:
     }
 
 
-def tiny_file(path: Path, family: str = "llama", *, control: Sequence[str] = CONTROL, **options: Any) -> Path:
+def tiny_file(
+    path: Path, family: str = "llama", *, control: Sequence[str] = CONTROL, part_tensors: int = 0, **options: Any
+) -> Path:
     """Write a tiny model of the family with a vocabulary; the options are those of `tiny_model`."""
-    return write_gguf(path, tiny_model(family, vocab=VOCAB, **options), control)
+    return write_gguf(path, tiny_model(family, vocab=VOCAB, **options), control, part_tensors)
 
 
-def write_gguf(path: Path, model: TinyModel, control: Sequence[str] = CONTROL) -> Path:
-    """Write the model's metadata, a vocabulary and its tensors."""
+def write_gguf(path: Path, model: TinyModel, control: Sequence[str] = CONTROL, part_tensors: int = 0) -> Path:
+    """Write the model's metadata, a vocabulary and its tensors; in parts of so many tensors, if wanted."""
     metadata = {**model.metadata, **vocabulary(control)}
-    writer = gguf.GGUFWriter(path, metadata.pop("general.architecture"))
+    writer = gguf.GGUFWriter(path, metadata.pop("general.architecture"), split_max_tensors=part_tensors)
     for key, value in metadata.items():
         match value:
             case bool():
