@@ -1,6 +1,8 @@
 """Which files of a repository are the model that was asked for."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from befit.errors import ModelNotFound
 from befit.store import choice
@@ -64,3 +66,20 @@ def test_safetensors_and_what_belongs_to_them() -> None:
         choice.choose(FOLDER, "q8_0", "r")
     with pytest.raises(ModelNotFound, match="it is empty"):
         choice.choose([], None, "r")
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 3), st.integers(1, 3)), max_size=12),
+    st.sampled_from([None, "q8_0", "a-q8_0.gguf", "b-q8_0-00001-of-00002.gguf"]),
+)
+def test_what_is_chosen_is_always_whole(parts: list[tuple[str, int, int]], wanted: str | None) -> None:
+    files = [f"{stem}-q8_0-{at:05}-of-{count:05}.gguf" for stem, at, count in parts] + ["a-q8_0.gguf", "README.md"]
+    try:
+        chosen = choice.choose(files, wanted, "r")
+    except ModelNotFound:
+        assert wanted != "a-q8_0.gguf"
+        return
+    assert set(chosen) <= set(files)
+    if len(chosen) > 1:
+        stem, _, count = chosen[0].removesuffix(".gguf").rsplit("-", 2)
+        assert chosen == tuple(f"{stem[:-6]}-{at:05}-of-{count}.gguf" for at in range(1, int(count) + 1))

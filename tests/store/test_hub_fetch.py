@@ -20,7 +20,7 @@ import pytest
 from befit import store
 from befit.errors import BefitError, ConfigError, DoesNotFit, DownloadError, ModelNotFound
 from befit.store import hub_cache, hub_fetch, transfer
-from befit.store.hub import Repository
+from befit.store.hub import Disconnected, Repository
 from befit.store.hub_fetch import Wanted
 from support.hub import COMMIT, Hub
 
@@ -51,6 +51,7 @@ def cut(at: int) -> Fault:
         first = int((request.headers.get("Range") or "bytes=0-")[6:].partition("-")[0])
         request.send_response(206 if first else 200)
         request.send_header("Content-Length", str(len(CONTENT) - first))
+        request.send_header("Connection", "close")
         if first:
             request.send_header("Content-Range", f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}")
         request.end_headers()
@@ -63,7 +64,7 @@ def cut(at: int) -> Fault:
 def answers(status: int, **headers: str) -> Fault:
     def fault(request: BaseHTTPRequestHandler) -> bool:
         request.send_response(status)
-        for name, value in {"Content-Length": "0", **headers}.items():
+        for name, value in {"Content-Length": "0", "Connection": "close", **headers}.items():
             request.send_header(name.replace("_", "-"), value)
         request.end_headers()
         return True
@@ -71,12 +72,13 @@ def answers(status: int, **headers: str) -> Fault:
     return fault
 
 
-def sends(data: bytes, length: int | None = None) -> Fault:
+def sends(data: bytes) -> Fault:
     """Another body than the file's."""
 
     def fault(request: BaseHTTPRequestHandler) -> bool:
         request.send_response(200)
-        request.send_header("Content-Length", str(len(data) if length is None else length))
+        request.send_header("Content-Length", str(len(data)))
+        request.send_header("Connection", "close")
         request.end_headers()
         request.wfile.write(data)
         return True
@@ -112,6 +114,16 @@ def test_a_file_is_chosen_by_name_or_quantisation(hub: Hub, ref: str) -> None:
     assert pull(ref).name == "tiny-Q8_0.gguf"
     assert hub.fetched(FILE) == []
     assert store.find(ref) == pull(ref)
+
+
+def test_another_quantisation_that_is_here_does_not_stand_in(hub: Hub) -> None:
+    (hub.root / REPOSITORY / "tiny-F16.gguf").write_bytes(b"GGUF")
+    pull(f"{REF}:q8_0")
+    assert store.find("tiny:1m") is None
+    assert store.find(REF) == pull(f"{REF}:q8_0")  # the only one that is here
+    pull(f"{REF}:f16")
+    assert store.find(REF) is None
+    assert store.resolve(REF, progress=False).name == FILE
 
 
 def test_what_is_there_is_not_fetched_again(hub: Hub) -> None:
@@ -221,9 +233,11 @@ def test_what_came_before_a_failure_is_kept_and_continued(hub: Hub) -> None:
     (kept,) = unfinished()
     assert 0 < kept.stat().st_size <= 300_000
     assert CONTENT.startswith(kept.read_bytes())
+    there = kept.stat().st_size
     hub.faults = []
     assert pull().read_bytes() == CONTENT
-    assert hub.fetched(FILE)[-1] == f"bytes={kept.stat().st_size if kept.exists() else 0}-" or unfinished() == []
+    assert hub.fetched(FILE)[-1] == f"bytes={there}-"
+    assert unfinished() == []
 
 
 def test_a_busy_hub_is_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +246,29 @@ def test_a_busy_hub_is_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
     hub.faults = [answers(429, Retry_After="7"), answers(503, Retry_After="soon"), answers(502)]
     assert pull().read_bytes() == CONTENT
     assert waits == [7.0, 2.0, 4.0]
+
+
+def test_a_busy_hub_is_asked_for_its_list_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def recovers(_: float) -> None:
+        hub.status = None
+
+    monkeypatch.setattr(transfer, "sleep", recovers)
+    hub.status = 503
+    assert pull().read_bytes() == CONTENT
+
+
+def test_a_connection_that_was_closed_meanwhile_is_made_anew(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = hub_fetch.hub.list_files, []
+
+    def fails_once(repository: Repository) -> object:
+        calls.append(repository)
+        if len(calls) == 1:
+            raise Disconnected("Server disconnected without sending a response.")
+        return real(repository)
+
+    monkeypatch.setattr(hub_fetch.hub, "list_files", fails_once)
+    assert pull().read_bytes() == CONTENT
+    assert len(calls) == 2
 
 
 def test_a_hub_that_asks_for_hours_is_not_waited_for(hub: Hub) -> None:
@@ -337,6 +374,16 @@ def test_offline_nothing_is_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set"):
         pull()
     assert hub.requests == []
+
+
+def test_a_proxy_is_used(hub: Hub) -> None:
+    code = f"from befit import store; print(store.pull({REF!r}, progress=False))"
+    env = {**os.environ, "HF_ENDPOINT": "http://hub.invalid", "HTTP_PROXY": hub.url, "http_proxy": hub.url}
+    for name in ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"):
+        env.pop(name, None)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).read_bytes() == CONTENT
 
 
 def test_nobody_at_the_endpoint(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

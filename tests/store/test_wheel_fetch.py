@@ -158,7 +158,18 @@ def test_an_unknown_name_lists_the_known_ones(shelf: Shelf) -> None:
         store.pull("tiny:2m")
 
 
-def test_a_package_by_its_name(shelf: Shelf, home: Path) -> None:
+@pytest.fixture
+def copied(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    """Without pip, which takes half a second: the wheel is just there."""
+
+    def copy(requirement: str, into: Path, on_progress: object) -> Path:
+        return Path(shutil.copy(next(shelf.wheels.iterdir()), into))
+
+    monkeypatch.setattr(wheel, "download", copy)
+    return shelf
+
+
+def test_a_package_by_its_name(copied: Shelf, home: Path) -> None:
     path = store.pull("pypi:tiny-model==1.0", progress=False)
     assert path == home / "models" / "tiny-model" / "1.0" / "tiny.gguf"
     assert store.resolve("pypi:tiny-model==1.0", pull=False) == path
@@ -168,15 +179,15 @@ def test_a_package_by_its_name(shelf: Shelf, home: Path) -> None:
     assert newest.parent.name == "latest"
 
 
-def test_a_file_of_a_package(shelf: Shelf) -> None:
+def test_a_file_of_a_package(copied: Shelf) -> None:
     path = store.pull("pypi:tiny-model==1.0:tiny.gguf", progress=False)
     assert path.parent.name == "1.0-tiny"
     with pytest.raises(DownloadError, match=r"should hold one other.gguf and holds tiny_model/tiny.gguf"):
         store.pull("pypi:tiny-model:other.gguf", progress=False)
 
 
-def test_a_package_whose_record_does_not_match_is_refused(shelf: Shelf) -> None:
-    path = write_wheel(shelf.wheels)
+def test_a_package_whose_record_does_not_match_is_refused(copied: Shelf) -> None:
+    path = write_wheel(copied.wheels)
     text = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         members = {info.filename: archive.read(info) for info in archive.infolist()}

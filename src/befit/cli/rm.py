@@ -27,7 +27,6 @@ def command(models: tuple[str, ...], unfinished: bool, yes: bool) -> None:
                 raise click.UsageError(f"{removal.name} is in the hub's cache, where other tools find it; add --yes.")
             click.echo("\n".join(map(str, removal.paths)))
             click.confirm(f"{removal.name} is in the hub's cache, where other tools find it. Remove it?", abort=True)
-        removal.run()
-        click.echo(f"removed {removal.name}: {text.size(removal.freed)} freed")
+        click.echo(f"removed {removal.name}: {text.size(removal.run())} freed")
     if unfinished:
         click.echo(f"removed unfinished downloads: {text.size(store.remove_unfinished())} freed")

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from befit.errors import ModelNotFound
 from befit.store import names
-from befit.store.choice import DEFAULT_QUANTISATION, is_quantisation
-from befit.store.hub import Repository
+
+if TYPE_CHECKING:
+    from befit.store.hub import Repository
 
 DEFAULT_MODEL = "smollm2:135m"
 
@@ -77,6 +78,8 @@ class Named:
     @property
     def repository(self) -> Repository:
         """Where the hub has it."""
+        from befit.store.hub import Repository
+
         return Repository(self.model.gguf, file=self.quantisation)
 
 
@@ -94,6 +97,8 @@ def models() -> dict[str, Model]:
 
 
 def _model(name: str, fields: dict[str, Any]) -> Model:
+    from befit.store.choice import DEFAULT_QUANTISATION
+
     wheel = fields.get("wheel")
     quantised = wheel.pop("quantisation") if wheel else ""
     given = {key: fields[key] for key in Model.__slots__ if key in fields and key != "sizes"}
@@ -116,6 +121,8 @@ def find(text: str) -> Named | None:
     whole = models().get(str(wanted))
     if whole is not None:
         return Named(whole, whole.default)
+    from befit.store.choice import is_quantisation
+
     size, _, quantised = wanted.tag.rpartition("-")
     model = models().get(f"{wanted.family}:{size}")
     return Named(model, quantised) if model is not None and is_quantisation(quantised) else None

@@ -8,6 +8,7 @@ redirects.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from befit.errors import ConfigError, CorruptFile, DownloadError, ModelNotFound
 ENDPOINT = "https://huggingface.co"
 TIMEOUT_SECONDS = 10.0
 """For a connection, and for each silence in an answer."""
+_PIECE = 1 << 16
 _MAX_JSON = 64 << 20
 _REF = re.compile(r"(?:hf:)?(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?(?::(?P<file>[\w./ -]+))?", re.ASCII)
 _REF_LATE = re.compile(r"(?P<front>[^@]+:[^@]+)@(?P<revision>[\w./-]+)", re.ASCII)
@@ -153,24 +155,53 @@ def stream(repository: Repository, url: str, start: int, count: int | None = Non
     """
     last = "" if count is None else str(start + count - 1)
     wanted = {"Range": f"bytes={start}-{last}"} if start or count is not None else {}
-    with translated(repository, url):
-        from huggingface_hub import get_session
+    with translated(repository, url), _get(url, {"Accept-Encoding": "identity", **wanted}) as (response, chunks):
+        if response.status_code >= 400:
+            raise refusal(repository, url, response)
+        ranged = response.status_code == 206
+        said = response.headers.get("Content-Range", "") if ranged else ""
+        first = re.match(r"bytes (\d+)-", said)
+        coded = response.headers.get("Content-Encoding", "identity") != "identity"  # then it is another length
+        total = said.rpartition("/")[2] if ranged else "" if coded else response.headers.get("Content-Length", "")
+        yield Answer(
+            int(first[1]) if first else start if ranged else 0,
+            int(total) if total.isdecimal() else None,
+            _said_digest([*response.history, response]),
+            chunks,
+        )
 
-        client = get_session()
-        headers = {**_headers(), "Accept-Encoding": "identity", **wanted}
-        with client.stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS, follow_redirects=True) as response:
-            if response.status_code >= 400:
-                raise refusal(repository, url, response)
-            ranged = response.status_code == 206
-            said = response.headers.get("Content-Range", "") if ranged else ""
-            first = re.match(r"bytes (\d+)-", said)
-            total = said.rpartition("/")[2] if ranged else response.headers.get("Content-Length", "")
-            yield Answer(
-                int(first[1]) if first else start if ranged else 0,
-                int(total) if total.isdecimal() else None,
-                _said_digest([*response.history, response]),
-                response.iter_bytes(),  # as they come: what a fixed size holds back is lost when the connection breaks
-            )
+
+@contextmanager
+def _get(url: str, headers: dict[str, str]) -> Iterator[tuple[Any, Iterator[bytes]]]:
+    """An answer and its body, by the HTTP library under `huggingface_hub`: httpx since its version 1, requests before.
+
+    The body comes in small pieces: what a large one holds back is lost when the connection breaks.
+    """
+    session, headers = _session(), {**_headers(), **headers}
+    if _library(session) == "requests":
+        with session.get(url, headers=headers, timeout=TIMEOUT_SECONDS, stream=True) as response:
+            yield response, response.iter_content(_PIECE)
+    else:
+        with session.stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS, follow_redirects=True) as response:
+            yield response, response.iter_bytes()
+
+
+def _session() -> Any:
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined] # exported lazily
+
+    return get_session()
+
+
+def _library(session: Any) -> str:
+    """The library that a session is of: requests, httpx or httpx2, also where it is of a class derived there."""
+    kind = next(each for each in type(session).__mro__ if each.__name__ in ("Session", "Client"))
+    return kind.__module__.partition(".")[0]
+
+
+@cache
+def _http_errors() -> tuple[type[Exception], ...]:
+    library = _library(_session())
+    return (getattr(import_module(library), "RequestException" if library == "requests" else "HTTPError"),)
 
 
 def _said_digest(responses: list[Any]) -> str | None:
@@ -221,8 +252,12 @@ def refusal(repository: Repository, url: str, response: Any) -> DownloadError | 
     if status in (408, 425, 429) or status >= 500:
         asked = response.headers.get("Retry-After", "")
         wait = float(asked) if asked.isdecimal() else 0.0
-        return Refused(f"{url}: HTTP {status} {response.reason_phrase}; try again later.", wait)
-    return Refused(f"{url}: HTTP {status} {response.reason_phrase}; check the name, and HF_ENDPOINT.", None)
+        return Refused(f"{url}: HTTP {status} {_reason(status)}; try again later.", wait)
+    return Refused(f"{url}: HTTP {status} {_reason(status)}; check the name, and HF_ENDPOINT.", None)
+
+
+def _reason(status: int) -> str:
+    return http.client.responses.get(status, "")
 
 
 class Disconnected(DownloadError):
@@ -247,15 +282,6 @@ def translated(repository: Repository, url: str) -> Iterator[None]:
     except _http_errors() as error:
         reason = str(error) or type(error).__name__
         raise Disconnected(f"{url}: {reason}; check the network, HF_ENDPOINT and the proxy's settings.") from None
-
-
-@cache
-def _http_errors() -> tuple[type[Exception], ...]:
-    """What the HTTP library under `huggingface_hub` raises: httpx up to its version 1, httpx2 since."""
-    from huggingface_hub import get_session
-
-    kind = next(each for each in type(get_session()).__mro__ if each.__name__ == "Client")
-    return (import_module(kind.__module__.partition(".")[0]).HTTPError,)
 
 
 def _headers() -> dict[str, str]:

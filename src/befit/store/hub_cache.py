@@ -77,21 +77,15 @@ def snapshot(repository: Repository) -> Path | None:
 
 
 def find(repository: Repository) -> Cached | None:
-    """The model that the repository's `file` asks for, if all of it is there. Raises ModelNotFound if it cannot be told
-    which one is meant."""
+    """The model that the repository's `file` asks for, or None unless all of it is there and only one is meant."""
     at = snapshot(repository)
-    files = _files(at) if at else []
-    if at is None or not files:
+    if at is None:
         return None
-    if repository.file is not None:
-        try:
-            return Cached(repository, at, choice.choose(files, repository.file, repository.name))
-        except ModelNotFound:
-            return None
-    found = choice.models(files)
-    if found:
-        return Cached(repository, at, choice.choose(files, None, str(at)))
-    return Cached(repository, at, choice.tensors(files)) if is_complete(at) else None
+    try:
+        chosen = choice.choose(_files(at), repository.file, repository.name)
+    except ModelNotFound:
+        return None
+    return Cached(repository, at, chosen) if chosen[0].lower().endswith(".gguf") or is_complete(at) else None
 
 
 def is_complete(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """Fetch a model from the hub into the hub's own cache, so that every tool on this machine finds it there.
 
 Asked first, in this order: is it there already, does it fit this machine (the caller's `admit`), has the disk room.
-Then file by file, under the lock that the hub's tools use; the links are made by `huggingface_hub` itself.
+Then file by file, under the lock that the hub's tools use, in the layout that they share (see `hub_cache.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 from befit.errors import DownloadError, ModelNotFound
 from befit.store import choice, hub, hub_cache, transfer
 from befit.store.hub import Listing, RemoteFile, Repository
-from befit.store.hub_cache import Cached
 from befit.store.lock import alone
 
 MARGIN = 64 << 20
@@ -54,7 +53,7 @@ def pull(repository: Repository, name: str, progress: bool = True, admit: Admit 
 
 
 def _pull(repository: Repository, name: str, progress: bool, admit: Admit | None) -> Path:
-    listing = hub.list_files(repository)
+    listing = transfer.patiently(lambda: hub.list_files(repository))
     paths = choice.choose(list(listing.files), repository.file, repository.name)
     if not paths[0].lower().endswith(".gguf"):
         paths = _indexed(listing, paths)
@@ -160,23 +159,17 @@ def _bring(listing: Listing, file: RemoteFile, advance: Callable[[int], None], p
                 damaged.unlink(missing_ok=True)
             advance(_length(unfinished))
             transfer.fetch(listing.pinned, file, unfinished, blob, advance)
-    if not pointer.exists():
-        _link(listing, file)
+        if not pointer.exists():
+            _link(blob, pointer)
 
 
-def _link(listing: Listing, file: RemoteFile) -> None:
-    """Let the hub's client put the file into its snapshot; the blob is there, so nothing is fetched."""
-    from huggingface_hub import hf_hub_download
-
-    with hub.translated(listing.repository, listing.repository.url(file.path)):
-        hf_hub_download(
-            listing.repository.name,
-            file.path,
-            revision=listing.commit,
-            cache_dir=hub_cache.folder(),
-            endpoint=listing.repository.endpoint,
-            library_name="befit",
-        )
+def _link(blob: Path, pointer: Path) -> None:
+    """Give the blob its name in the snapshot, as the hub's client does: on a disk without links it moves there."""
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.symlink(os.path.relpath(blob, pointer.parent), pointer)
+    except PermissionError:
+        os.replace(blob, pointer)
 
 
 def _note_revision(listing: Listing) -> None:
@@ -212,8 +205,3 @@ def _bar(name: str, total: int, progress: bool) -> Iterator[Callable[[int], None
             bar.update(count)
 
         yield advance
-
-
-def cached(repository: Repository) -> Cached | None:
-    """The model if all of it is in the cache, without asking anyone."""
-    return hub_cache.find(repository)

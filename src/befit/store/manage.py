@@ -122,27 +122,42 @@ def _known_digest(source: str, path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What removing a model will delete. `shared`: it is in the hub's cache, where other tools find it too. `freed` are
-    bytes of disk: files that another model has too stay."""
+    """What removing a model will delete. `shared`: it is in the hub's cache, where other tools find it too."""
 
     name: str
     paths: tuple[Path, ...]
-    freed: int
     shared: bool
 
-    def run(self) -> None:
-        """Delete it. A model's folder goes in one step, so that no half of it is left under its name."""
+    def run(self) -> int:
+        """Delete it, and return the bytes of disk that this freed: a file that another model has too stays.
+
+        A model's folder goes in one step, so that no half of it is left under its name.
+        """
         if self.shared:
+            freed = _freed(path for path in self.paths if path.is_file() and not path.is_symlink())
             for path in self.paths:
                 path.unlink(missing_ok=True)
-            return
+            _prune({path.parent for path in self.paths})
+            return freed
         (place,) = self.paths
         with alone(layout.lock(self.name), lambda: None):
+            freed = _freed(_below(place))
             work = layout.partial() / f"{layout.slug(self.name)}.{os.getpid()}.d"
             os.rename(place, work)
             shutil.rmtree(work)
-            if not any(place.parent.iterdir()):
-                place.parent.rmdir()
+            _prune({place.parent})
+        return freed
+
+
+def _prune(folders: set[Path]) -> None:
+    """Remove the folders that are empty now, up to a model's or a repository's own."""
+    for folder in folders:
+        for each in (folder, *folder.parents):
+            if each in (layout.home() / "models", hub_cache.folder()) or any(each.iterdir()):
+                break
+            each.rmdir()
+            if each.name == "snapshots":  # what the branches meant is nothing any more
+                shutil.rmtree(each.parent / "refs", ignore_errors=True)
 
 
 def removal(ref: str) -> Removal:
@@ -166,7 +181,7 @@ def removal(ref: str) -> Removal:
     for each in (name, known.name if known else name):
         if each in layout.stored_names():
             place = layout.folder(each)
-            return Removal(each, (place,), _freed(_below(place)), shared=False)
+            return Removal(each, (place,), shared=False)
     cached = hub_cache.find(known.repository) if known else None
     if cached is None:
         stored = ", ".join(row.name for row in inventory.list_models()) or "none"
@@ -183,8 +198,7 @@ def _from_cache(name: str, cached: hub_cache.Cached) -> Removal:
         if path.is_file() and path not in links
     ]
     blobs = {path.resolve() for path in links if path.is_symlink()} - set(others)
-    plain = {path for path in links if not path.is_symlink()}
-    return Removal(name, (*sorted(links), *sorted(blobs)), _freed(blobs | plain), shared=True)
+    return Removal(name, (*sorted(links), *sorted(blobs)), shared=True)
 
 
 def unfinished() -> list[Path]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from befit.errors import DownloadError
 from befit.store import hub
@@ -28,6 +29,8 @@ _CHUNK = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 sleep = time.sleep
+log = logging.getLogger("befit.store")
+Answered = TypeVar("Answered")
 
 
 class Changed(DownloadError):
@@ -78,12 +81,38 @@ def _complete(repository: Repository, file: RemoteFile, out: FileIO, on_bytes: C
                 raise hub.Disconnected(f"{repository.url(file.path)}: the connection ended before a byte came.")
         except (hub.Disconnected, hub.Refused) as error:
             failures = 1 if out.tell() > before else failures + 1
-            wait = error.wait if isinstance(error, hub.Refused) else 0.0
-            if wait is None or wait > LONGEST_WAIT or failures >= ATTEMPTS:
+            if not _wait(error, failures):
                 kept = f" {out.tell():,} of {file.size:,} bytes are kept: run the same again to go on."
                 raise DownloadError(error.message + (kept if out.tell() else "")) from None
-            sleep(max(wait, min(0.5 * 2**failures, 10.0)))
     return bool(digest.hexdigest() == file.digest)
+
+
+def patiently(ask: Callable[[], Answered]) -> Answered:
+    """What `ask()` returns, asked again where the hub says that it is busy, and once where the connection ended: one
+    that was kept open may have been closed meanwhile."""
+    failures = 0
+    while True:
+        try:
+            return ask()
+        except hub.Disconnected:
+            if failures:
+                raise
+            failures += 1
+        except hub.Refused as error:
+            failures += 1
+            if not _wait(error, failures):
+                raise
+
+
+def _wait(error: hub.Disconnected | hub.Refused, failures: int) -> bool:
+    """Wait as long as the hub wishes, and longer with each failure; False when it is time to give up."""
+    wished = error.wait if isinstance(error, hub.Refused) else 0.0
+    if wished is None or wished > LONGEST_WAIT or failures >= ATTEMPTS:
+        return False
+    seconds = max(wished, min(0.5 * 2**failures, 10.0))
+    log.warning("%s Trying again in %.0f s.", error.message, seconds)
+    sleep(seconds)
+    return True
 
 
 def _append(
