@@ -26,6 +26,7 @@ ORDER = (
     "weights",
     "store",
     "sampling",
+    "watermark",
     "structure",
     "config",
     "errors",

@@ -15,6 +15,7 @@ from befit.api.openai.embeddings import EmbeddingRequest
 from befit.api.openai.responses.request import ResponseRequest
 from befit.api.openai.tokens import DetokenizeRequest, TokenizeRequest
 from befit.api.openai.types import ChatRequest, CompletionRequest
+from befit.api.tgi.types import GenerateRequest
 
 BODIES: dict[str, type[BaseModel]] = {
     "/v1/completions": CompletionRequest,
@@ -30,6 +31,10 @@ _ALL: dict[str, type[BaseModel]] = {
     "/infill": InfillRequest,
     "/completion": RawRequest,
     "/apply-template": TemplateRequest,
+    "/": GenerateRequest,
+    "/generate": GenerateRequest,
+    "/generate_stream": GenerateRequest,
+    "/chat_tokenize": ChatRequest,
 }
 _REFERENCE = "#/components/schemas/{model}"
 

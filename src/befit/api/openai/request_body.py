@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -41,6 +42,17 @@ def parse(kind: type[Request], body: bytes) -> Request:
 def build(kind: type[Request], fields: dict[str, Any]) -> Request:
     """The request with these fields, checked as one that came as JSON."""
     return _checked(lambda: kind.model_validate(fields))
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """The fields of a JSON body, unchecked. Raises InvalidRequest for anything else."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest(f"The body is a JSON {type(fields).__name__}; it must be an object.")
+    return fields
 
 
 def _checked(validate: Callable[[], Request]) -> Request:

@@ -54,6 +54,7 @@ class Sampler:
         min_tokens: int,
         stop_ids: list[int],
         allowed_ids: list[int],
+        watermark: bool,
         prompt: list[int],
     ) -> None: ...
     def sample(
