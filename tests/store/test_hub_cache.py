@@ -77,6 +77,12 @@ def test_a_folder_counts_when_all_its_weights_are_there(home: Path) -> None:
     assert store.find("hf:a/b") == snapshot
     (snapshot / "model.safetensors.index.json").write_text('{"weight_map": 3}')
     assert store.find("hf:a/b") is None
+    (snapshot / "model.safetensors.index.json").unlink()
+    assert store.find("hf:a/b") == snapshot
+    (snapshot / "model-00001-of-00002.safetensors").write_text("1")
+    assert store.find("hf:a/b") is None
+    (snapshot / "model-00002-of-00002.safetensors").write_text("2")
+    assert store.find("hf:a/b") == snapshot
 
 
 def test_models_that_write_no_text_are_not_listed(home: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 from befit import store
 from befit.errors import BefitError, ConfigError, DoesNotFit, DownloadError, ModelNotFound
 from befit.store import hub_cache, hub_fetch, transfer
-from befit.store.hub import Disconnected, Repository
+from befit.store.hub import Disconnected, RemoteFile, Repository
 from befit.store.hub_fetch import Wanted
 from support.hub import COMMIT, Hub
 
@@ -395,12 +395,45 @@ def test_nobody_at_the_endpoint(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
         pull()
 
 
-@pytest.mark.parametrize("ref", ["hf:", "hf:a", "hf:a/b/c", "hf:a/b@", "hf:../b", "hf:a/b:"])
+@pytest.mark.parametrize(
+    "ref", ["hf:", "hf:a", "hf:a/b/c", "hf:a/b@", "hf:../b", "hf:a/..", "hf:a/b:", "hf:a/b@../x", "hf:a/b:../x"]
+)
 def test_what_is_no_repository(home: Path, ref: str) -> None:
     with pytest.raises(ModelNotFound, match="write hf:OWNER/REPOSITORY"):
         pull(ref)
     with pytest.raises(ModelNotFound, match="write hf:OWNER/REPOSITORY"):
         store.resolve(ref)
+
+
+# -- a hub that means harm ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../../evil.gguf", "/tmp/evil.gguf", "a/../../evil.gguf", "a\\\\b.gguf", "..gguf/../x"]
+)
+def test_a_file_cannot_lead_out_of_its_folder(hub: Hub, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = {"sha": COMMIT, "siblings": [{"rfilename": name, "size": 4, "lfs": {"sha256": "ab" * 32, "size": 4}}]}
+    monkeypatch.setattr(hub_fetch.hub, "parse_json", lambda data, where: listed)
+    with pytest.raises(ModelNotFound, match="it is empty"):
+        pull()
+
+
+@pytest.mark.parametrize("commit", ["../../..", "", "main", None, 3])
+def test_a_commit_is_a_commit(hub: Hub, commit: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.commit = commit  # type: ignore[assignment]
+    monkeypatch.setattr(hub_fetch.hub, "describe_file", lambda repository, path: (RemoteFile(path, 4, "ab" * 32), None))
+    with pytest.raises(DownloadError, match="does not say size, digest and commit"):
+        pull()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"[]", b"{", b'{"siblings": 3}', b'{"siblings": [3, {"rfilename": 3}, {"lfs": []}]}', b"\xff", b"[" * 100_000],
+)
+def test_a_list_that_makes_no_sense(hub: Hub, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_fetch.hub, "_read", lambda *_: (answer, len(answer)))
+    with pytest.raises(BefitError):
+        pull()
 
 
 # -- room and company --------------------------------------------------------------------------------------------------

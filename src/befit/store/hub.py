@@ -29,6 +29,7 @@ _PIECE = 1 << 16
 _MAX_JSON = 64 << 20
 _REF = re.compile(r"(?:hf:)?(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?(?::(?P<file>[\w./ -]+))?", re.ASCII)
 _REF_LATE = re.compile(r"(?P<front>[^@]+:[^@]+)@(?P<revision>[\w./-]+)", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}", re.ASCII)
 
 
@@ -83,9 +84,17 @@ def parse(ref: str) -> Repository | None:
         found = parse(f"hf:{late['front']}")
         return replace(found, revision=late["revision"]) if found else None
     match = _REF.fullmatch(ref)
-    if match is None or match["repo"].startswith(".") or (os.path.exists(ref) and not ref.startswith("hf:")):
+    if match is None or (os.path.exists(ref) and not ref.startswith("hf:")):
+        return None
+    if not all(map(_is_inside, (match["repo"], match["revision"] or "main", match["file"] or "x"))):
         return None
     return Repository(match["repo"], match["revision"] or "main", match["file"])
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a path stays below where it begins: what a hub says must not lead anywhere else."""
+    parts = path.split("/")
+    return all(part.strip(".") and "\0" not in part and "\\" not in part for part in parts)
 
 
 def offline() -> bool:
@@ -104,7 +113,8 @@ def list_files(repository: Repository) -> Listing:
         raise DownloadError(f"{repository.name}: the hub's answer lists no files; try again.")
     commit = listed.get("sha")
     found = [_remote_file(each) for each in files if isinstance(each, dict)]
-    return Listing(repository, commit if isinstance(commit, str) else None, {each.path: each for each in found})
+    known = commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
+    return Listing(repository, known, {each.path: each for each in found if _is_inside(each.path)})
 
 
 def _remote_file(fields: dict[str, Any]) -> RemoteFile:
@@ -128,7 +138,8 @@ def describe_file(repository: Repository, path: str) -> tuple[RemoteFile, str | 
     with translated(repository, url):
         found = get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS, endpoint=repository.endpoint, headers=_headers())
     digest = found.etag if found.etag and _DIGEST.fullmatch(found.etag) else None
-    return RemoteFile(path, found.size, digest), found.commit_hash
+    commit = found.commit_hash if found.commit_hash and _COMMIT.fullmatch(found.commit_hash) else None
+    return RemoteFile(path, found.size, digest), commit
 
 
 def read_file(repository: Repository, path: str, start: int = 0, count: int = _MAX_JSON) -> tuple[bytes, int]:

@@ -21,6 +21,7 @@ from befit.errors import ModelNotFound
 from befit.store import choice
 from befit.store.hub import Repository
 
+_PART = re.compile(r"-\d{5}-of-(\d{5})\.safetensors")
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 
@@ -89,7 +90,7 @@ def find(repository: Repository) -> Cached | None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a folder holds a configuration and all the safetensors that its index names."""
+    """Whether a folder holds a configuration and all its safetensors: those that its index names, or all parts."""
     import json
 
     if not (folder / choice.CONFIG).is_file():
@@ -98,7 +99,9 @@ def is_complete(folder: Path) -> bool:
         index = json.loads((folder / choice.INDEX).read_bytes())
         return all((folder / file).is_file() for file in set(index["weight_map"].values()))
     except FileNotFoundError:
-        return (folder / "model.safetensors").is_file()
+        weights = [file.name for file in folder.glob("*.safetensors")]
+        parts = [int(part[1]) for name in weights if (part := _PART.search(name))]
+        return bool(weights) and all(parts.count(count) == count for count in parts)
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
 
