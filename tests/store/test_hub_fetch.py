@@ -126,10 +126,11 @@ def test_another_quantisation_that_is_here_does_not_stand_in(hub: Hub) -> None:
     assert store.resolve(REF, progress=False).name == FILE
 
 
-def test_what_is_there_is_not_fetched_again(hub: Hub) -> None:
+def test_what_is_there_is_not_fetched_again(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     path = pull()
     sent = hub.sent
-    assert pull() == path
+    assert store.pull(REF) == path
+    assert f"Checking {REF}: 100%" in capsys.readouterr().err
     assert hub.fetched(FILE) == [None]
     assert hub.sent - sent < 2000
     count = len(hub.requests)

