@@ -219,6 +219,22 @@ def test_a_cut_connection_goes_on_where_it_broke(hub: Hub) -> None:
     assert starts[1:] == [starts[1]] * 3
 
 
+def test_a_connection_that_says_nothing_any_more_is_made_anew(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_fetch.hub, "TIMEOUT_SECONDS", 0.3)
+
+    def stalls(request: BaseHTTPRequestHandler) -> bool:
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(CONTENT)))
+        request.end_headers()
+        request.wfile.write(CONTENT[:100_000])
+        time.sleep(0.6)
+        return True
+
+    hub.faults = [stalls]
+    assert pull().read_bytes() == CONTENT
+    assert len(hub.fetched(FILE)) == 2
+
+
 def test_a_server_without_ranges_begins_anew(hub: Hub) -> None:
     hub.ranges = False
     hub.faults = [cut(300_000)]
@@ -490,14 +506,16 @@ def test_other_errors_of_the_disk_are_told(hub: Hub, monkeypatch: pytest.MonkeyP
         pull()
 
 
-def test_a_killed_download_goes_on(hub: Hub) -> None:
+@pytest.mark.parametrize(("by", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, -15), (signal.SIGINT, 130)])
+def test_a_killed_download_goes_on(hub: Hub, by: signal.Signals, status: int) -> None:
     hub.pause = 0.02
-    code = f"from befit import store; store.pull({REF!r}, progress=False)"
-    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
+    command = [sys.executable, "-m", "befit.cli", "pull", "--force", REF]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
         while sum(path.stat().st_size for path in unfinished()) < 300_000 and time.monotonic() < deadline:
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(by)
+    assert process.returncode == status
     (kept,) = unfinished()
     there = kept.stat().st_size
     assert 300_000 <= there < len(CONTENT)

@@ -7,6 +7,7 @@ Then file by file, under the lock that the hub's tools use, in the layout that t
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -180,7 +181,7 @@ def _note_revision(listing: Listing) -> None:
     if revision == commit or (ref.is_file() and ref.read_text(encoding="utf-8") == commit):
         return
     ref.parent.mkdir(parents=True, exist_ok=True)
-    fresh = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
+    fresh = ref.with_name(f"{ref.name}.{secrets.token_hex(4)}.tmp")
     fresh.write_text(commit, encoding="utf-8")
     os.replace(fresh, ref)
 
