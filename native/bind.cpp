@@ -334,18 +334,22 @@ NB_MODULE(_native, m) {
       .def("matrix", [](Model& m, int rows, int columns, const std::string& format) { return m.add_matrix(matrix_form(rows, columns, format)); },
            "rows"_a, "columns"_a, "format"_a, "Room for a matrix; `pack` or `read` must bring its weights before a step.")
       .def("pack",
-           [](Model& m, const std::vector<std::tuple<int, Raw, std::string>>& weights) {
-             std::vector<std::pair<int, Source>> sources;
-             for (const auto& [matrix, raw, format] : weights) {
+           [](Model& m, const std::vector<std::tuple<int, int, Raw, std::string>>& weights) {
+             std::vector<Model::Rows> some;
+             for (const auto& [matrix, first, raw, format] : weights) {
                const Matrix& to = matrix_at(m, matrix);
-               sources.push_back({matrix, source(raw, to.rows, to.columns, format)});
-               const Matrix form = sources.back().second.packed();
-               require(form.format == to.format, "matrix " + std::to_string(matrix) + " is not of " + format);
+               const Source whole = source_form(to.rows, to.columns, format);
+               const size_t rows = raw.size() / whole.row_bytes();
+               require(first >= 0 && first % kTileRows == 0 && rows > 0 && first + rows <= (size_t)to.rows &&
+                           (rows % kTileRows == 0 || first + rows == (size_t)to.rows),
+                       "rows " + std::to_string(first) + " to " + std::to_string(first + rows) + " are no whole tiles of " + std::to_string(to.rows) + " rows");
+               some.push_back({matrix, first, source(raw, (int)rows, to.columns, format)});
+               require(whole.packed().format == to.format, "matrix " + std::to_string(matrix) + " is not of " + format);
              }
              nb::gil_scoped_release release;
-             m.pack(sources);
+             m.pack(some);
            },
-           "weights"_a, "weights: (matrix, raw, format)")
+           "weights"_a, "weights: (matrix, first row, some of its rows, format)")
       .def("read",
            [](Model& m, int file, const std::vector<std::pair<int, size_t>>& weights) {
              for (const auto& [matrix, offset] : weights) matrix_at(m, matrix);
@@ -445,6 +449,7 @@ NB_MODULE(_native, m) {
            "logits"_a, "vocab"_a)
       .def_prop_ro("isa", [](const Model& m) { return m.kernels.isa; })
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
+      .def_prop_ro("buffer_bytes", &Model::buffer_bytes)
       .def_prop_ro("kv_bytes", &Model::kv_bytes)
       .def("step",
            [](Model& m, std::vector<Sampler*> samplers, Ints tokens, Ints positions, Ints query_start, Ints context_len,

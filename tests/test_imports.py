@@ -12,6 +12,7 @@ import befit.errors
 
 ORDER = (
     "cli",
+    "doctor",
     "bench",
     "llm",
     "api",

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 import befit
 from befit.api.answers import json_response
+from befit.api.anthropic import routes as anthropic
 from befit.api.body import read_body
 from befit.api.generation import ClientGoneError
 from befit.api.llamacpp.infill import create_completion as create_llamacpp_completion
@@ -19,6 +20,7 @@ from befit.api.llamacpp.infill import create_infill
 from befit.api.llamacpp.props import apply_template, properties
 from befit.api.metrics import CONTENT_TYPE, Metrics
 from befit.api.middleware import RequestScope
+from befit.api.ollama.routes import add_ollama_routes
 from befit.api.openai.chat import create_chat_completion
 from befit.api.openai.completions import create_completion
 from befit.api.openai.embeddings import create_embeddings
@@ -72,6 +74,8 @@ def create_app(
     _add_llamacpp_routes(app, service)
     add_response_routes(app, service)
     add_tgi_routes(app, service)
+    anthropic.add_anthropic_routes(app, service)
+    add_ollama_routes(app, service)
     _add_server_routes(app, service)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
@@ -79,14 +83,16 @@ def create_app(
 
 def _add_openai_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", tags=["openai"])
-    async def models() -> Response:
+    async def models(request: Request) -> Response:
         """The models served, with their context lengths."""
-        return json_response(list_models(service))
+        listed = anthropic.models if anthropic.VERSION_HEADER in request.headers else list_models
+        return json_response(listed(service))
 
     @app.get("/v1/models/{name:path}", tags=["openai"])
-    async def model(name: str) -> Response:
+    async def model(request: Request, name: str) -> Response:
         """One model served."""
-        return json_response(describe_model(service, name))
+        describe = anthropic.describe_model if anthropic.VERSION_HEADER in request.headers else describe_model
+        return json_response(describe(service, name))
 
     @app.post("/v1/completions", tags=["openai"])
     async def completions(request: Request) -> Response:

@@ -73,6 +73,7 @@ class Service:
         """The name to answer under: the one asked for, or the served name when none was. Raises ModelNotFound."""
         if not asked or asked in PLACEHOLDERS:
             return self.names[0]
+        asked = asked.removesuffix(":latest") if asked not in self.names else asked
         if asked not in self.names:
             known = ", ".join(self.names)
             raise ModelNotFound(f"Model {asked[:200]!r} is not served here; this server has: {known}.")

@@ -16,12 +16,13 @@ from befit.errors import CorruptFile, ModelNotFound, UnsupportedModel
 from befit.plan import hub, known
 from befit.plan.architecture import Architecture
 from befit.plan.config_json import from_config, from_gguf
-from befit.plan.memory import Model, Shapes, by_class, parameters
+from befit.plan.memory import Model, Shapes, by_class, parameters, shares
 from befit.store import catalogue, choice
 from befit.store.hub import Repository, list_files, parse
 from befit.weights.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
 
 _DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "float8_e4m3fn": 8, "int8": 8}
+_DENSE = {"float32": "f32", "f32": "f32", "float16": "f16", "f16": "f16", "bfloat16": "bf16", "bf16": "bf16"}
 _RUNS = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "starcoder2": "starcoder2"}
 _RUNS |= {"gemma3_text": "gemma3", "gemma3": "gemma3"}
 """Families of `befit.models` by the model_type of a config.json."""
@@ -115,7 +116,8 @@ def _gguf(path: Path, name: str, origin: str, *, head_only: bool = False) -> Mod
             shapes=layout,
             counts=parameters(shapes),
             weights=by_class(sizes),
-            stored=_shares(kinds),
+            stored=shares(kinds),
+            formats={info.name: info.type.name.lower() for info in file.infos.values()},
             used=used / experts if experts else 1.0,
             used_experts=used,
             why_not=why_not,
@@ -140,7 +142,8 @@ def _build(path: Path) -> Model:
         shapes=shapes,
         counts=parameters(shapes),
         weights=by_class({section.name: section.nbytes for section in build.sections}),
-        stored=_shares(kinds),
+        stored=shares(kinds),
+        formats={section.name: section.format for section in build.sections},
     )
 
 
@@ -208,10 +211,11 @@ def _from_config(
         kinds: dict[str, int] = {}
         for entry in entries.values():
             kinds[entry.dtype] = kinds.get(entry.dtype, 0) + entry.nbytes
-        stored = _shares(kinds)
+        stored = shares(kinds)
     program, shapes = architecture.describe()
     if not entries:
         sizes, stored = _published(config, shapes)
+    dense = _DENSE.get(stored.split()[0].lower()) if len(stored.split()) <= 2 else None
     runs = _RUNS.get(architecture.family)
     return Model(
         name=name,
@@ -223,6 +227,7 @@ def _from_config(
         counts=parameters(shapes),
         weights=sizes,
         stored=stored,
+        formats=dict.fromkeys(shapes, dense) if dense else {},
         used=architecture.used_experts / architecture.experts if architecture.experts else 1.0,
         used_experts=architecture.used_experts,
         why_not="befit loads GGUF files: fetch this model as one"
@@ -236,10 +241,3 @@ def _published(config: Mapping[str, Any], shapes: Shapes) -> tuple[dict[str, int
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float16").removeprefix("torch.")
     bits = _DTYPE_BITS.get(dtype, 16)
     return {kind: count * bits // 8 for kind, count in parameters(shapes).items()}, dtype
-
-
-def _shares(kinds: Mapping[str, int]) -> str:
-    """Storage types with their parts of the bytes, the largest first."""
-    everything = sum(kinds.values())
-    ranked = sorted(kinds.items(), key=lambda item: -item[1])
-    return ", ".join(f"{kind} {count / everything:.0%}" for kind, count in ranked if count / everything >= 0.005)

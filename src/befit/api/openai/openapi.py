@@ -9,8 +9,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from befit.api.anthropic.types import CountRequest, MessagesRequest
 from befit.api.llamacpp.props import TemplateRequest
 from befit.api.llamacpp.types import InfillRequest, RawRequest
+from befit.api.ollama import types as ollama
 from befit.api.openai.embeddings import EmbeddingRequest
 from befit.api.openai.responses.request import ResponseRequest
 from befit.api.openai.tokens import DetokenizeRequest, TokenizeRequest
@@ -31,6 +33,13 @@ _ALL: dict[str, type[BaseModel]] = {
     "/infill": InfillRequest,
     "/completion": RawRequest,
     "/apply-template": TemplateRequest,
+    "/v1/messages": MessagesRequest,
+    "/v1/messages/count_tokens": CountRequest,
+    "/api/generate": ollama.GenerateRequest,
+    "/api/chat": ollama.ChatRequest,
+    "/api/embed": ollama.EmbedRequest,
+    "/api/embeddings": ollama.EmbedRequest,
+    "/api/show": ollama.ShowRequest,
     "/": GenerateRequest,
     "/generate": GenerateRequest,
     "/generate_stream": GenerateRequest,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
@@ -42,6 +43,18 @@ def parse(kind: type[Request], body: bytes) -> Request:
 def build(kind: type[Request], fields: dict[str, Any]) -> Request:
     """The request with these fields, checked as one that came as JSON."""
     return _checked(lambda: kind.model_validate(fields))
+
+
+@contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Within it, an error about a field in `names` names it as another protocol does."""
+    try:
+        yield
+    except InvalidRequest as error:
+        own = names.get(error.param or "")
+        if own is None:
+            raise
+        raise type(error)(error.message.replace(error.param or "", own), own) from None
 
 
 def json_object(body: bytes) -> dict[str, Any]:

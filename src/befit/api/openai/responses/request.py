@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
-from befit.api.openai.request_body import build
+from befit.api.openai.request_body import build, renamed
 from befit.api.openai.types import ChatRequest, GenerationRequest
 from befit.errors import InvalidRequest, UnsupportedField
 from befit.sampling import MAX_LOGPROBS
@@ -116,13 +115,6 @@ class ResponseRequest(GenerationRequest):
             return build(ChatRequest, {name: value for name, value in fields.items() if value is not None})
 
 
-@contextmanager
-def own_names() -> Iterator[None]:
+def own_names() -> AbstractContextManager[None]:
     """Within it, an error about a field of a chat names this protocol's field."""
-    try:
-        yield
-    except InvalidRequest as error:
-        own = _PARAMS.get(error.param or "")
-        if own is None:
-            raise
-        raise type(error)(error.message.replace(error.param or "", own), own) from None
+    return renamed(_PARAMS)
