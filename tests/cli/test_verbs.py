@@ -65,7 +65,7 @@ def test_a_model_that_does_not_fit_is_not_fetched(
     repository.mkdir(parents=True)
     file = tiny_file(repository / "tiny-Q4_K_M.gguf")
     computer = replace(this_cpu(), available=1_000_000)
-    monkeypatch.setattr("befit.plan.machine.this_cpu", lambda: computer)
+    monkeypatch.setattr("befit.plan.admit.this_cpu", lambda **_: computer)
     with serve(home / "hub") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         assert main(["pull", "hf:tester/tiny"]) == 1
@@ -75,10 +75,13 @@ def test_a_model_that_does_not_fit_is_not_fetched(
         assert main(["serve", "hf:tester/tiny", "--port=0"]) == 1
         assert "tester/tiny was not fetched" in capsys.readouterr().err
         assert store.list_models() == []
+        monkeypatch.setattr("befit.plan.admit.this_cpu", lambda **_: replace(computer, available=1 << 32))
+        assert main(["serve", "hf:tester/tiny", "--port=0", "--memory=1MB"]) == 1
+        assert "0.0 GB are there" in capsys.readouterr().err
         assert main(["pull", "--force", "hf:tester/tiny"]) == 0
         assert Path(capsys.readouterr().out.strip()).read_bytes() == file.read_bytes()
         assert main(["plan", "hf:tester/tiny", "--memory", "1GiB"]) == 0
-        monkeypatch.setattr("befit.plan.machine.this_cpu", lambda: replace(computer, available=1 << 32))
+        monkeypatch.setattr("befit.plan.admit.this_cpu", lambda **_: replace(computer, available=1 << 32))
         (repository / "tiny-Q4_K_M.gguf").write_bytes(file.read_bytes().replace(b"llama", b"lambd"))
         store.removal("hf:tester/tiny").run()
         assert main(["pull", "hf:tester/tiny"]) == 1

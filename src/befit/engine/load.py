@@ -231,15 +231,13 @@ def _no_collections() -> Iterator[None]:
 def _open(ref: str, options: EngineOptions, progress: bool) -> _Opened:
     from befit import store
 
-    path = store.resolve(ref, progress=progress, admit=_admit)
+    def admit(wanted: Wanted) -> None:
+        from befit.plan.admit import check
+
+        check(wanted, options)  # before it is fetched: does it fit?
+
+    path = store.resolve(ref, progress=progress, admit=admit)
     return _open_build(path, options, progress) if path.is_dir() else _open_gguf(path, served_name(ref, path))
-
-
-def _admit(wanted: Wanted) -> None:
-    """Before a model is fetched: does it fit?"""
-    from befit.plan import admit
-
-    admit.check(wanted)
 
 
 def _open_gguf(path: Path, name: str) -> _Opened:
