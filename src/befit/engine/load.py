@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from befit.plan.fit import Budget
     from befit.plan.memory import Model
     from befit.prepared.read import Build
+    from befit.store.hub_fetch import Wanted
 
 log = logging.getLogger("befit.engine")
 
@@ -230,7 +231,12 @@ def _no_collections() -> Iterator[None]:
 def _open(ref: str, options: EngineOptions, progress: bool) -> _Opened:
     from befit import store
 
-    path = store.resolve(ref, progress=progress)
+    def admit(wanted: Wanted) -> None:
+        from befit.plan.admit import check
+
+        check(wanted, options)  # before it is fetched: does it fit?
+
+    path = store.resolve(ref, progress=progress, admit=admit)
     return _open_build(path, options, progress) if path.is_dir() else _open_gguf(path, served_name(ref, path))
 
 
@@ -295,6 +301,11 @@ def _rebuild(source: Path, path: Path, name: str, options: EngineOptions, progre
 
 
 def served_name(ref: str, path: Path) -> str:
-    """The name that clients use: the catalogue's, or a file's name without its folder and ending."""
+    """The name that clients use: the catalogue's, a reference without its scheme, or a file's name without folder and
+    ending."""
+    from befit import store
+
+    if store.is_reference(ref):
+        return ref.partition(":")[2]
     is_path = os.sep in ref or ref.endswith(".gguf") or Path(ref).exists()
     return path.stem if is_path else ref
