@@ -18,6 +18,7 @@ ORDER = (
     "engine",
     "sched",
     "cache",
+    "quantize",
     "plan",
     "prepared",
     "backends",
