@@ -1,0 +1,129 @@
+"""Which format each tensor of a model gets, and the tensors in these formats, made when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+
+from befit.errors import ConfigError, CorruptFile
+from befit.models.program import Embed, Linear, Logits, Program
+from befit.quantize.awq import Scales
+from befit.quantize.encode import encode_rows
+from befit.weights.blocks import FORMATS, Q4_1, Q4_K, Q6_K, Q8_0
+from befit.weights.tensor import U8, DenseTensor, QuantFormat, QuantTensor, Tensor
+
+Target: TypeAlias = Literal["w8", "w4", "w4-awq"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+BLOCKS = ("auto", "q4_0", "q4_1", "q4_k")
+"""Formats of 4-bit matrices. auto: Q4_K where rows are whole blocks of 256, else Q4_1."""
+
+_SLAB = 1 << 22
+
+
+def formats(
+    program: Program, shapes: Mapping[str, tuple[int, ...]], to: Target, blocks: str = "auto"
+) -> dict[str, QuantFormat]:
+    """The format of each matrix; one that is left out has rows that no format takes, and stays dense.
+
+    w8: Q8_0. w4: `blocks` for the layers and for an embedding that is no head; the head, which errors reach the output
+    from directly, Q6_K or, where rows are no whole blocks of 256, Q8_0. Raises ConfigError for an unknown `blocks`.
+    """
+    if blocks not in BLOCKS:
+        raise ConfigError(f"blocks is {blocks!r}; choose {', '.join(BLOCKS)}.")
+    heads = {op.weight for op in program.ops if isinstance(op, Logits)}
+    matrices = dict.fromkeys(op.weight for op in program.ops if isinstance(op, Embed | Linear | Logits))
+    found = {}
+    for name in matrices:
+        if to == "w8":
+            wanted = (Q8_0,)
+        elif name in heads:
+            wanted = (Q6_K, Q8_0)
+        else:
+            wanted = (Q4_K, Q4_1, Q8_0) if blocks == "auto" else (FORMATS[blocks], Q4_1, Q8_0)
+        fitting = [fmt for fmt in wanted if shapes[name][1] % fmt.block == 0]
+        if fitting:
+            found[name] = fitting[0]
+    return found
+
+
+class EncodedTensor(QuantTensor):
+    """A quantised matrix whose bytes are made each time that `raw` is read: they are wanted once, and are many."""
+
+    __slots__ = ("_encode",)
+    _encode: Callable[[], U8]
+
+    def __init__(self, name: str, shape: tuple[int, int], fmt: QuantFormat, encode: Callable[[], U8]) -> None:
+        for key, value in (("name", name), ("shape", shape), ("format", fmt), ("_encode", encode)):
+            object.__setattr__(self, key, value)
+
+    @property
+    def raw(self) -> U8:  # type: ignore[override]
+        """uint8 [rows, bytes a row]."""
+        return self._encode()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return prod(self.shape) // self.format.block * self.format.block_bytes
+
+
+class Quantised(Mapping[str, Tensor]):
+    """The tensors of a model in the formats of a recipe: matrices as `EncodedTensor`, everything else as float32.
+
+    Matrices without a format become float16, or stay as they are where they take no more than that.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        formats: Mapping[str, QuantFormat],
+        scales: Scales | None = None,
+        *,
+        threads: int = 1,
+        release: Callable[[Tensor], None] = lambda tensor: None,
+    ) -> None:
+        self.sources = tensors
+        self.formats = formats
+        self.scales = scales or Scales()
+        self.threads = threads
+        self.release = release
+
+    def __getitem__(self, name: str) -> Tensor:
+        source = self.sources[name]
+        fmt = self.formats.get(name)
+        if fmt is not None:
+            return EncodedTensor(name, (source.shape[0], source.shape[1]), fmt, lambda: self._encoded(name, fmt))
+        if len(source.shape) == 1:
+            data = np.ascontiguousarray(self.scales.apply(name, source.dequantize()), dtype=np.float32)
+            return DenseTensor(name, source.shape, "f32", data)
+        changed = name in self.scales.columns or name in self.scales.rows
+        if isinstance(source, DenseTensor) and source.dtype != "f32" and not changed:
+            return source
+        halves = self.scales.apply(name, source.dequantize()).astype(np.float16)
+        return DenseTensor(name, source.shape, "f16", halves)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sources)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def _encoded(self, name: str, fmt: QuantFormat) -> U8:
+        source = self.sources[name]
+        rows, columns = source.shape[0], source.shape[1]
+        out = np.empty((rows, columns // fmt.block * fmt.block_bytes), np.uint8)
+        step = max(1, _SLAB // columns)
+        importance = self.scales.importance.get(name)
+        for start in range(0, rows, step):
+            part = self.scales.apply(name, source.dequantize(start, start + step), start)
+            try:
+                out[start : start + step] = encode_rows(fmt, part, importance, threads=self.threads)
+            except ValueError as error:
+                raise CorruptFile(
+                    f"tensor {name}, rows {start} to {start + len(part) - 1}: {error}; fetch the model again."
+                ) from error
+        self.release(source)
+        return out
