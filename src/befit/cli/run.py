@@ -40,7 +40,7 @@ def command(
 ) -> None:
     """Answer PROMPT and exit, or chat when there is none.
 
-    With two arguments the first is MODEL. One argument alone is MODEL if it is the path of a .gguf file or of a built
+    With two arguments the first is MODEL. One argument alone is MODEL if it is the path of a .gguf file or of a model's
     folder, the name of a model that is stored or that befit can fetch, or has the form NAME:TAG; otherwise it is
     PROMPT. With --model it is always PROMPT.
 
@@ -86,7 +86,7 @@ def _means_model(word: str) -> bool:
     from befit import store
     from befit.store import names
 
-    if store.is_build(word):
+    if store.is_model_folder(word):
         return True
     if word.lower().endswith(".gguf") and (" " not in word or os.path.isfile(os.path.expanduser(word))):
         return True

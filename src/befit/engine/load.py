@@ -69,7 +69,7 @@ class LoadedModel:
 
 @dataclass(slots=True)
 class _Opened:
-    """A GGUF file or a built folder: described, with weights that are not read yet."""
+    """A GGUF file, a Hugging Face folder or a built folder: described, with weights that are not read yet."""
 
     name: str
     path: Path
@@ -94,7 +94,8 @@ def load_model(
     on_progress: Callable[[int, int], None] | None = None,
     meanwhile: Callable[[], None] | None = None,
 ) -> LoadedModel:
-    """Load the model that `ref`, a name or the path of a GGUF file or of a built folder, stands for.
+    """Load the model that `ref`, a name or the path of a GGUF file, of a Hugging Face folder or of a built
+    folder, stands for.
 
     progress shows a download's progress. `report` gets the resolved settings as a short table (they are logged too);
     `on_progress` gets (done, total) while weights are prepared, on another thread. `meanwhile` is called while they
@@ -190,21 +191,26 @@ def _open(ref: str, options: EngineOptions, progress: bool) -> _Opened:
     from befit import store
 
     path = store.resolve(ref, progress=progress)
-    return _open_build(path, options, progress) if path.is_dir() else _open_gguf(path, served_name(ref, path))
+    if store.is_build(str(path)):
+        return _open_build(path, options, progress)
+    return _open_file(path, served_name(ref, path))
 
 
-def _open_gguf(path: Path, name: str) -> _Opened:
+def _open_file(path: Path, name: str) -> _Opened:
+    """A GGUF file or a Hugging Face folder."""
     from befit import models
-    from befit.weights.gguf import GGUFFile
+    from befit.weights.checkpoint import open_checkpoint
 
-    file = GGUFFile.open(path)
+    file = open_checkpoint(path)
+    for note in file.notes:
+        log.info("%s: %s", name, note)
     try:
         program = models.describe(file.metadata, file.shapes, lambda key: file.tensors[key].dequantize())
         weights = {key: file.tensors[key] for key in program.weight_names()}
     except BaseException:
         file.close()
         raise
-    return _Opened(name, path, file.metadata, program, weights, file.release, file.close)
+    return _Opened(name, file.path, file.metadata, program, weights, file.release, file.close)
 
 
 def _open_build(path: Path, options: EngineOptions, progress: bool) -> _Opened:
@@ -221,18 +227,18 @@ def _open_build(path: Path, options: EngineOptions, progress: bool) -> _Opened:
             where = f"its source, {source}, is not there" if source else "its source is not known"
             raise BuildMismatch(
                 f"{mismatch.message}; {where}, so it cannot be built anew here: "
-                f"run befit build MODEL -o {path} --force with the model's GGUF file"
+                f"run befit build MODEL -o {path} --force with the model's GGUF file or folder"
             ) from mismatch
         log.warning("%s; building it anew from %s", mismatch.message, source)
         try:
             name = read_manifest(path).name
         except BuildMismatch:
-            name = source.stem
+            name = source.stem if source.name != "config.json" else source.parent.name
         try:
             build = _rebuild(source, path, name, options, progress)
         except (BefitError, OSError) as failure:
             log.warning("Building %s anew failed (%s); loading %s itself", path, failure, source)
-            return _open_gguf(source, name)
+            return _open_file(source, name)
     return _Opened(
         build.manifest.name,
         path,
@@ -254,6 +260,7 @@ def _rebuild(source: Path, path: Path, name: str, options: EngineOptions, progre
 
 
 def served_name(ref: str, path: Path) -> str:
-    """The name that clients use: the catalogue's, or a file's name without its folder and ending."""
+    """The name that clients use: the catalogue's, a folder's, or a file's name without its folder and ending."""
     is_path = os.sep in ref or ref.endswith(".gguf") or Path(ref).exists()
-    return path.stem if is_path else ref
+    name = path.resolve().name if path.is_dir() else path.stem
+    return name if is_path else ref

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from befit.store.catalogue import CATALOGUE, DEFAULT_MODEL, Entry
     from befit.store.fetch import pull
     from befit.store.layout import Manifest, ModelRow, home, list_models
-    from befit.store.lookup import is_build, is_known, resolve
+    from befit.store.lookup import is_build, is_known, is_model_folder, resolve
 
 __all__ = [
     "CATALOGUE",
@@ -24,6 +24,7 @@ __all__ = [
     "home",
     "is_build",
     "is_known",
+    "is_model_folder",
     "list_models",
     "pull",
     "resolve",
@@ -34,7 +35,7 @@ _HOMES = {
     "catalogue": ("CATALOGUE", "DEFAULT_MODEL", "Entry"),
     "fetch": ("pull",),
     "layout": ("Manifest", "ModelRow", "home", "list_models"),
-    "lookup": ("is_build", "is_known", "resolve"),
+    "lookup": ("is_build", "is_known", "is_model_folder", "resolve"),
 }
 
 

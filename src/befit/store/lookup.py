@@ -10,18 +10,18 @@ from befit.store import catalogue, fetch, layout, names
 
 
 def resolve(ref: str, *, pull: bool = True, progress: bool = True) -> Path:
-    """The GGUF file or built folder that `ref` means: a path, a stored model's name, or a catalogue name.
+    """The GGUF file or folder that `ref` means: a path, a stored model's name, or a catalogue name.
 
     A catalogue name that is not stored yet is fetched when `pull` allows it. A family alone will do where it has one
     tag. Raises `ModelNotFound`, `DownloadError`, or `CorruptFile` for a stored file that cannot be fetched anew.
     """
     path = os.path.expanduser(ref)
-    if os.path.isfile(path) or is_build(ref):
+    if os.path.isfile(path) or is_model_folder(ref):
         return Path(path)
     if names.looks_like_path(ref):
         what = f"there is no file {ref}"
         if os.path.isdir(path):
-            what = f"{ref} is a folder and befit did not build it; name the .gguf file in it"
+            what = f"{ref} is a folder without a config.json and befit did not build it; name the .gguf file in it"
         raise ModelNotFound(f"{what}.")
     name = _full_name(ref)
     fetchable = pull and catalogue.find(name) is not None
@@ -49,6 +49,11 @@ def is_known(ref: str) -> bool:
 def is_build(ref: str) -> bool:
     """Whether `ref` is the path of a folder that `befit build` wrote."""
     return os.path.isfile(os.path.join(os.path.expanduser(ref), layout.BUILD_MANIFEST))
+
+
+def is_model_folder(ref: str) -> bool:
+    """Whether `ref` is the path of a folder that is a model: one that befit built, or one with a config.json."""
+    return is_build(ref) or os.path.isfile(os.path.join(os.path.expanduser(ref), "config.json"))
 
 
 def _full_name(ref: str) -> str:
