@@ -29,6 +29,8 @@ JUDGED_TOKENS = 512
 JUDGED_ROWS = 512
 """Tokens and rows, spread evenly over the calibration text and over a matrix, whose outputs judge an alpha."""
 
+_ALL = slice(None)
+
 
 @dataclass(slots=True)
 class Scales:
@@ -43,14 +45,14 @@ class Scales:
     importance: dict[str, F32] = field(default_factory=dict)
     alphas: dict[str, float] = field(default_factory=dict)
 
-    def apply(self, name: str, rows: F32, start: int = 0) -> F32:
-        """Rows from `start` of a matrix, or a whole vector, as it is to be rounded."""
+    def apply(self, name: str, values: F32, rows: slice = _ALL) -> F32:
+        """Some rows of a matrix, or a whole vector, as they are to be rounded."""
         if name in self.columns:
-            rows = rows * self.columns[name]
+            values = values * self.columns[name]
         if name in self.rows:
-            divisors = self.rows[name][start : start + len(rows)]
-            rows = rows / (divisors[:, None] if rows.ndim == 2 else divisors)
-        return rows
+            divisors = self.rows[name][rows]
+            values = values / (divisors[:, None] if values.ndim == 2 else divisors)
+        return values
 
 
 def calibrate(

@@ -17,7 +17,7 @@ from befit.backends.base import OK, StepBatch
 from befit.errors import NonFiniteLogits
 from befit.models.program import Program
 from befit.tokenizer.base import Tokenizer
-from befit.weights.tensor import Weight
+from befit.weights.tensor import Tensor, Weight
 
 WINDOW = 1024
 CHUNK = 64
@@ -43,6 +43,7 @@ def perplexity(
     *,
     threads: int,
     on_tokens: Callable[[int], None] = lambda done: None,
+    release: Callable[[Tensor], None] = lambda tensor: None,
 ) -> float:
     """The perplexity of a model over windows of token ids, on the native backend.
 
@@ -58,6 +59,7 @@ def perplexity(
         threads=threads,
         max_tokens=CHUNK,
         max_rows=CHUNK,
+        release=release,
     )
     surprise, scored = 0.0, 0
     try:

@@ -7,13 +7,15 @@ from math import prod
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from befit.errors import ConfigError, CorruptFile
 from befit.models.program import Embed, Linear, Logits, Program
+from befit.quantize.activations import rows_of
 from befit.quantize.awq import Scales
 from befit.quantize.encode import encode_rows
 from befit.weights.blocks import FORMATS, Q4_1, Q4_K, Q6_K, Q8_0
-from befit.weights.tensor import U8, DenseTensor, QuantFormat, QuantTensor, Tensor
+from befit.weights.tensor import F32, U8, DenseTensor, QuantFormat, QuantTensor, Tensor
 
 Target: TypeAlias = Literal["w8", "w4", "w4-awq"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -73,7 +75,8 @@ class EncodedTensor(QuantTensor):
 class Quantised(Mapping[str, Tensor]):
     """The tensors of a model in the formats of a recipe: matrices as `EncodedTensor`, everything else as float32.
 
-    Matrices without a format become float16, or stay as they are where they take no more than that.
+    Matrices without a format become float16, or stay as they are where they take no more than that. order: which rows
+    of the source come one after the other, of tensors whose rows change places.
     """
 
     def __init__(
@@ -82,12 +85,14 @@ class Quantised(Mapping[str, Tensor]):
         formats: Mapping[str, QuantFormat],
         scales: Scales | None = None,
         *,
+        order: Mapping[str, npt.NDArray[np.int64]] | None = None,
         threads: int = 1,
         release: Callable[[Tensor], None] = lambda tensor: None,
     ) -> None:
         self.sources = tensors
         self.formats = formats
         self.scales = scales or Scales()
+        self.order = order or {}
         self.threads = threads
         self.release = release
 
@@ -97,13 +102,20 @@ class Quantised(Mapping[str, Tensor]):
         if fmt is not None:
             return EncodedTensor(name, (source.shape[0], source.shape[1]), fmt, lambda: self._encoded(name, fmt))
         if len(source.shape) == 1:
-            data = np.ascontiguousarray(self.scales.apply(name, source.dequantize()), dtype=np.float32)
-            return DenseTensor(name, source.shape, "f32", data)
-        changed = name in self.scales.columns or name in self.scales.rows
+            return DenseTensor(name, source.shape, "f32", np.ascontiguousarray(self._values(name)))
+        changed = name in self.scales.columns or name in self.scales.rows or name in self.order
         if isinstance(source, DenseTensor) and source.dtype != "f32" and not changed:
             return source
-        halves = self.scales.apply(name, source.dequantize()).astype(np.float16)
-        return DenseTensor(name, source.shape, "f16", halves)
+        return DenseTensor(name, source.shape, "f16", self._values(name).astype(np.float16))
+
+    def _values(self, name: str, rows: slice = slice(None)) -> F32:
+        """Some rows as floats, in their new order and scaled."""
+        source = self.sources[name]
+        if name in self.order:
+            values = rows_of(source, self.order[name][rows])
+        else:
+            values = source.dequantize(rows.start, rows.stop)
+        return self.scales.apply(name, values, rows)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.sources)
@@ -118,7 +130,7 @@ class Quantised(Mapping[str, Tensor]):
         step = max(1, _SLAB // columns)
         importance = self.scales.importance.get(name)
         for start in range(0, rows, step):
-            part = self.scales.apply(name, source.dequantize(start, start + step), start)
+            part = self._values(name, slice(start, start + step))
             try:
                 out[start : start + step] = encode_rows(fmt, part, importance, threads=self.threads)
             except ValueError as error:
