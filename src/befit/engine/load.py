@@ -22,6 +22,7 @@ from befit.weights.tensor import Tensor, Weight
 
 if TYPE_CHECKING:
     from befit.prepared.read import Build
+    from befit.quantize.recipe import Target
 
 log = logging.getLogger("befit.engine")
 
@@ -104,6 +105,7 @@ def load_model(
     """
     # Imported here so that commands that load no model do not pay for it.
     from befit import tokenizer
+    from befit.engine.quantise import choose
     from befit.engine.resolve import resolve, table
 
     opened = _open(ref, options, progress)
@@ -117,16 +119,24 @@ def load_model(
             on_progress(done, total)
 
     try:
-        weight_bytes = opened.weight_bytes
         if options.draft is not None:
             from befit.engine.speculation.vocabulary import check_vocabulary
 
             draft = _open(options.draft, options, progress)
             check_vocabulary(draft.name, opened.metadata, draft.metadata)
-            weight_bytes += draft.weight_bytes
-        drafting = draft.program if draft is not None else None
-        config = resolve(options, opened.program, weight_bytes=weight_bytes, draft=drafting)
+        drafting, draft_bytes = (draft.program, draft.weight_bytes) if draft is not None else (None, 0)
+
+        def settle(weights: Mapping[str, Weight]) -> EngineConfig:
+            size = sum(weight.nbytes for weight in weights.values()) + draft_bytes
+            return resolve(options, opened.program, weight_bytes=size, draft=drafting)
+
+        choice = choose(options, opened.program, opened.weights, opened.release, settle)
+        opened.weights = choice.weights
+        config = settle(opened.weights)
+        weight_bytes = opened.weight_bytes + draft_bytes
         settings = table(config, opened.program, name=opened.name, weight_bytes=weight_bytes, draft=drafting)
+        if choice.why:
+            settings += f"\nquantised    {choice.why}"
         log.info("Settings:\n%s", settings)
         if report is not None:
             report(settings)
@@ -230,12 +240,14 @@ def _open_build(path: Path, options: EngineOptions, progress: bool) -> _Opened:
                 f"run befit build MODEL -o {path} --force with the model's GGUF file or folder"
             ) from mismatch
         log.warning("%s; building it anew from %s", mismatch.message, source)
+        made = ""
         try:
-            name = read_manifest(path).name
+            manifest = read_manifest(path)
+            name, made = manifest.name, manifest.quantised
         except BuildMismatch:
             name = source.stem if source.name != "config.json" else source.parent.name
         try:
-            build = _rebuild(source, path, name, options, progress)
+            build = _rebuild(source, path, name, made, options, progress)
         except (BefitError, OSError) as failure:
             log.warning("Building %s anew failed (%s); loading %s itself", path, failure, source)
             return _open_file(source, name)
@@ -250,12 +262,29 @@ def _open_build(path: Path, options: EngineOptions, progress: bool) -> _Opened:
     )
 
 
-def _rebuild(source: Path, path: Path, name: str, options: EngineOptions, progress: bool) -> Build:
+def _rebuild(source: Path, path: Path, name: str, made: str, options: EngineOptions, progress: bool) -> Build:
     from befit.plan.hardware import physical_cores
     from befit.prepared.read import open_build
     from befit.prepared.write import build
 
-    build(source, path, name=name, threads=options.threads or physical_cores(), force=True, progress=progress)
+    threads = options.threads or physical_cores()
+    if made:
+        from befit.quantize.convert import convert
+
+        to, _, blocks = made.partition("/")
+        convert(
+            source,
+            path,
+            to=cast("Target", to),
+            name=name,
+            blocks=blocks,
+            threads=threads,
+            force=True,
+            progress=progress,
+            measured=False,
+        )
+    else:
+        build(source, path, name=name, threads=threads, force=True, progress=progress)
     return open_build(path)
 
 

@@ -2,11 +2,12 @@
 
 The layout is that of `weights.gguf_part`. Python's values do not say which of GGUF's number types they were, and readers
 insist on some: integers become uint32 where they fit, then int32, uint64 or int64; floats become float32, or float64
-where that would change them (but for rounding of a decimal number); NumPy arrays keep their type.
+where they are too large for that; NumPy arrays keep their type.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ VERSION = 3
 _BOOL, _STRING, _ARRAY, _F32, _F64 = 7, 8, 9, 6, 12
 _INTEGERS = ((4, "I", 0, 2**32), (5, "i", -(2**31), 2**31), (10, "Q", 0, 2**64), (11, "q", -(2**63), 2**63))
 _KINDS = {"u1": 0, "i1": 1, "u2": 2, "i2": 3, "u4": 4, "i4": 5, "f4": 6, "b1": 7, "u8": 10, "i8": 11, "f8": 12}
+_LARGEST_F32 = float(np.finfo(np.float32).max)
 _PIECE = 1 << 24
 
 _NOT_COPIED = ("general.alignment", "split.")
@@ -134,12 +136,9 @@ def _typed(value: Any) -> tuple[int, bytes]:
 
 
 def _float(value: float) -> tuple[int, bytes]:
-    short = struct.pack("<f", value) if not abs(value) > np.finfo(np.float32).max or np.isinf(value) else None
-    if short is not None:
-        back = struct.unpack("<f", short)[0]
-        if back == value or value != value or np.float32(value) == back:
-            return _F32, short
-    return _F64, struct.pack("<d", value)
+    if math.isfinite(value) and abs(value) > _LARGEST_F32:
+        return _F64, struct.pack("<d", value)
+    return _F32, struct.pack("<f", value)
 
 
 def _array(values: Any) -> bytes:
