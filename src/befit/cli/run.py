@@ -6,6 +6,8 @@ import os
 import select
 import stat
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -50,7 +52,7 @@ def command(
         cat parser.py | befit run "What does this do?"
     """
     ref, prompt = split_words(words, model)
-    params = _sampling(values)
+    _sampling(values)  # wrong options are told before a model is loaded
     chat = force_chat or (prompt is None and sys.stdin.isatty())
     if not chat:
         prompt = _join(prompt, _piped())
@@ -58,8 +60,10 @@ def command(
             raise click.UsageError("no prompt: give one as an argument or on standard input, or chat with --chat.")
 
     from befit.cli.session import open_session
+    from befit.sampling import recommended
 
     with open_session(ref, to_engine_options(values), chat_template) as session:
+        params = _sampling(values, recommended(session.engine.model.metadata))
         if chat_template is None and "tokenizer.chat_template" not in session.engine.model.metadata:
             click.echo(f"befit: chat template: {session.template.source}", err=True)
         if chat:
@@ -94,12 +98,16 @@ def _means_model(word: str) -> bool:
     return name is not None and (name.tag is not None or store.is_known(word))
 
 
-def _sampling(values: dict[str, Any]) -> SamplingParams:
+_DEFAULTS = {"temperature": 0.2, "top_p": 0.9}
+
+
+def _sampling(values: dict[str, Any], recommended: Mapping[str, Any] = MappingProxyType({})) -> SamplingParams:
     from befit.errors import InvalidRequest
     from befit.sampling import SamplingParams
 
     try:
-        return SamplingParams(**{name: values[name] for name in SamplingParams.__slots__ if name in values})
+        given = {name: values[name] for name in SamplingParams.__slots__ if values.get(name) is not None}
+        return SamplingParams(**{**_DEFAULTS, **recommended, **given})
     except InvalidRequest as error:
         raise click.UsageError(error.message) from error
 

@@ -11,6 +11,7 @@ import logging
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +23,10 @@ from befit.errors import CorruptFile, ModelError, ModelNotFound, UnsupportedMode
 from befit.weights import hf_config
 from befit.weights.hf_names import canonical_module, is_no_weight
 from befit.weights.hf_tokenizer import tokenizer_metadata
+from befit.weights.packed import Made, Raw, Reader
+from befit.weights.quantized import OTHER_FILES, reader_of
 from befit.weights.safetensors import SafetensorsFile, read_safetensors
-from befit.weights.tensor import DenseTensor, Tensor
+from befit.weights.tensor import DenseTensor, MadeTensor, Tensor
 
 log = logging.getLogger("befit.weights")
 
@@ -35,6 +38,7 @@ _DENSE: Mapping[str, tuple[Literal["f32", "f16", "bf16"], Any]] = {
     "F16": ("f16", np.float16),
     "BF16": ("bf16", np.uint16),
 }
+_OF_CACHE = frozenset({"k_scale", "v_scale", "q_scale", "kv_scale", "prob_output_scale"})
 _TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 
 
@@ -42,8 +46,8 @@ _TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.jso
 class Stored:
     """A canonical tensor of a checkpoint, not read yet.
 
-    type: what the file calls its type or format. nbytes: bytes that it takes once it is read. parts: the file's tensors
-    that it is made of.
+    type: what the file calls its type or format. nbytes: bytes that it takes as a canonical tensor.
+    parts: the file's tensors that it is made of.
     """
 
     shape: tuple[int, ...]
@@ -133,9 +137,10 @@ class HFFolder:
     def _translate(self) -> dict[str, Stored]:
         """Every tensor under its canonical name. One that no family has keeps its own, for `describe` to refuse."""
         result: dict[str, Stored] = {}
+        used = self._quantised(result)
         tied = hf_config.is_tied(hf_config.text_config(self.config), self.architecture)
         for name in self._homes:
-            if is_no_weight(name):
+            if name in used or is_no_weight(name):
                 continue
             module, _, kind = name.rpartition(".")
             found = canonical_module(self.architecture, module)
@@ -151,6 +156,64 @@ class HFFolder:
                 "fetch all files of the model again."
             )
         return result
+
+    def _quantised(self, result: dict[str, Stored]) -> set[str]:
+        """Put the modules that are quantised into `result`; the file's tensors that they are made of."""
+        found = self._reader()
+        if found is None:
+            return set()
+        method, read = found
+        modules: dict[str, dict[str, Raw]] = {}
+        for name, file in self._homes.items():
+            if is_no_weight(name):
+                continue
+            module, dot, rest = name.partition(".weight.")
+            module, kind = (module, f"weight.{rest}") if dot else name.rpartition(".")[::2]
+            entry = file.entries[name]
+            modules.setdefault(module, {})[kind] = Raw(name, entry.dtype, entry.shape, partial(file.raw, name))
+        used: set[str] = set()
+        notes: dict[str, int] = {}
+        for module, parts in modules.items():
+            idle = {raw.name for kind, raw in parts.items() if kind in _OF_CACHE}
+            if idle:
+                notes["the scales of a quantised KV cache are not used"] = 0
+                used |= idle
+            try:
+                made = read(module, parts)
+            except (CorruptFile, UnsupportedModel) as error:
+                raise type(error)(f"{self.path}: {error.message}") from None
+            if made is None:
+                continue
+            canonical = f"{canonical_module(self.architecture, module) or module}.weight"
+            used |= {parts[kind].name for kind in made.uses}
+            names = tuple(parts[kind].name for kind in made.uses)
+            result[canonical] = self._made(canonical, made, names)
+            if made.note:
+                notes[made.note] = notes.get(made.note, 0) + 1
+        self.notes += [f"{note} ({count} matrices)" if count else note for note, count in notes.items()]
+        if not used:
+            raise CorruptFile(f"{self.path}: config.json says {method}, and no tensor is quantised so; fetch it again.")
+        return used
+
+    def _made(self, canonical: str, made: Made, names: tuple[str, ...]) -> Stored:
+        tensor = MadeTensor(canonical, made.shape, made.format, made.make)
+        return Stored(made.shape, made.type, tensor.nbytes, names, lambda: tensor)
+
+    def _reader(self) -> tuple[str, Reader] | None:
+        """How the weights are quantised, or None."""
+        settings, where = self.config.get("quantization_config"), str(self.path / CONFIG)
+        if settings is None:
+            settings = hf_config.text_config(self.config).get("quantization_config")
+        if settings is None:
+            for name, method in OTHER_FILES.items():
+                if (self.path / name).is_file():
+                    settings, where = {"quant_method": method, **read_json(self.path / name)}, str(self.path / name)
+                    break
+        if settings is None:
+            return None
+        if not isinstance(settings, Mapping):
+            raise CorruptFile(f"{where}: quantization_config is {settings!r:.80}, not an object.")
+        return reader_of(settings, where)
 
     def _dense(self, canonical: str, name: str) -> Stored:
         file = self._homes[name]

@@ -57,7 +57,7 @@ async def create_chat_completion(service: Service, http: Request) -> Response:
     model = service.model_name(request.model)
     use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
     ids = await off_loop(len(body), prompt_ids, service, request, use)
-    job = Job(ids, request.sampling(room(ids, service.ctx, "messages")))
+    job = Job(ids, request.sampling(room(ids, service.ctx, "messages"), service.recommended))
     opened = _thinking(service, ids)
     job.params = await _confined(service, job.params, use, opened=opened)
     answer = Chat(service, request, model, job, new_id("chatcmpl-", request.request_id), use, opened)

@@ -38,7 +38,7 @@ async def create_response(service: Service, store: ResponseStore, http: Request)
         raise InvalidRequest(f"request_id: there is a response {name!r} already; choose another.", "request_id")
     chat, ids = await off_loop(size(context), render, service, request, context)
     with own_names():
-        params = chat.sampling(room(ids, service.ctx, "input"))
+        params = chat.sampling(room(ids, service.ctx, "input"), service.recommended)
     spell = LogprobWriter(service.tokenizer, skip_special=request.skip_special_tokens is not False)
     answer = Answer(request, name, model, params, len(ids), spell)
     with own_names():
