@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -21,8 +22,9 @@ from befit.quantize import convert as module
 from befit.quantize.convert import convert
 from befit.quantize.recipe import TARGETS, Target
 from befit.weights.gguf import GGUFFile
-from support.files import tiny_file
-from support.hf import tiny_folder
+from support.files import VOCAB, tiny_file
+from support.hf import hf_arrays, hf_config, write_folder
+from support.tiny import tiny_model
 
 
 def quantise(source: Path, target: Path, to: Target = "w4", **options: object) -> module.Report:
@@ -70,16 +72,21 @@ def test_formats_by_role_and_row_length(dense: Path, tmp_path: Path) -> None:
         assert file.infos["token_embd.weight"].type.name == "Q8_0"
 
 
-def test_a_hugging_face_folder_becomes_a_gguf_file_that_others_read_right(tmp_path: Path) -> None:
-    """q and k of a Llama are permuted as GGUF has them, and nothing is left that only befit understands."""
-    source = tiny_folder(tmp_path / "hf", "llama")
-    report = quantise(source, tmp_path / "q.gguf", "w8")
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_a_hugging_face_folder_becomes_the_file_that_its_gguf_would(tmp_path: Path, family: str) -> None:
+    """q and k of a Llama are permuted, splitting has GGUF's name, and what only befit understands does not mislead."""
+    model = tiny_model(family, vocab=VOCAB)
+    folder = write_folder(tmp_path / "hf", hf_config(model), hf_arrays(model, "F32"))
+    report = quantise(folder, tmp_path / "hf.gguf", "w8")
     assert report.after == pytest.approx(report.before, rel=0.02)
-    reader = gguf.GGUFReader(report.target)
-    assert "llama.rope.interleaved" not in reader.fields
-    with GGUFFile.open(report.target) as file:
-        assert not [key for key, value in file.metadata.items() if key.endswith("_token_id") and value < 0]
-    assert answer(report.target) == answer(quantise(source, tmp_path / "q", "w8", measured=False).target)
+    other = quantise(tiny_file(tmp_path / "x.gguf", family), tmp_path / "q.gguf", "w8", measured=False)
+    with GGUFFile.open(report.target) as ours, GGUFFile.open(other.target) as expected:
+        for name in ours.tensors:
+            assert np.array_equal(ours.tensors[name].dequantize(), expected.tensors[name].dequantize()), name
+        assert ours.metadata["tokenizer.ggml.pre"] == "gpt-2"
+        assert f"{family}.rope.interleaved" not in ours.metadata
+        assert not [key for key, value in ours.metadata.items() if key.endswith("_token_id") and value < 0]
+    assert answer(report.target) == answer(quantise(folder, tmp_path / "q", "w8", measured=False).target)
 
 
 def test_a_quantised_source_is_taken_with_a_warning(tmp_path: Path) -> None:
@@ -120,14 +127,10 @@ def test_damaged_weights_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_before_anything_is_written(
     dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: os.terminal_size((0, 0)) and _Disk())
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DoesNotFit, match="free"):
         quantise(dense, tmp_path / "q.gguf")
     assert os.listdir(tmp_path) == []
-
-
-class _Disk:
-    free = 1000
 
 
 def test_a_killed_run_leaves_no_file_and_the_next_one_cleans_up(tmp_path: Path) -> None:
