@@ -81,7 +81,7 @@ def test_what_is_scaled_where(family: str) -> None:
 
 def test_a_weight_that_is_used_twice_is_not_scaled() -> None:
     model = tiny_model("llama", n_layers=1)
-    shared = [op for op in model.program.ops if isinstance(op, Linear)][0]
+    shared = next(op for op in model.program.ops if isinstance(op, Linear))
     ops = tuple(
         Linear(op.out, op.x, shared.weight) if isinstance(op, Linear) and op.weight == "blk.0.ffn_gate.weight" else op
         for op in model.program.ops
@@ -103,9 +103,7 @@ def test_query_heads_of_one_kv_head_share_their_factors() -> None:
 def test_the_walk_computes_what_the_reference_computes(family: str) -> None:
     model = tiny_model(family, sliding_window=16) if family != "gemma3" else tiny_model(family)
     seen: dict[int, tuple[int, ...]] = {}
-    read = activations.run(
-        model.program, model.tensors, [TOKENS, TOKENS[:7]], lambda i, x: seen.update({i: x.shape})
-    )
+    read = activations.run(model.program, model.tensors, [TOKENS, TOKENS[:7]], lambda i, x: seen.update({i: x.shape}))
     [head] = [op for op in model.program.ops if isinstance(op, Logits)]
     logits = activations.product(read, model.tensors[head.weight])
     expected = reference(model, model.tensors)
@@ -123,10 +121,14 @@ def test_calibration_pays_where_channels_differ_in_loudness() -> None:
             tensor = model.tensors[f"blk.{layer}.{name}.weight"]
             assert isinstance(tensor, DenseTensor)
             tensor.data[:] *= loud
-    chosen = {name: fmt for name, fmt in formats(model.program, shapes(model), "w4").items() if name != "token_embd.weight"}
+    chosen = {
+        name: fmt for name, fmt in formats(model.program, shapes(model), "w4").items() if name != "token_embd.weight"
+    }
     scales = calibrate(model.program, model.tensors, chosen, [TOKENS])
     before = reference(model, model.tensors)
-    plain, aware = (np.square(reference(model, Quantised(model.tensors, chosen, s)) - before).mean() for s in (None, scales))
+    plain, aware = (
+        np.square(reference(model, Quantised(model.tensors, chosen, s)) - before).mean() for s in (None, scales)
+    )
     assert aware < 0.7 * plain
     assert any(alpha > 0 for alpha in scales.alphas.values())
 

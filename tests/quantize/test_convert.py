@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import gguf
 import numpy as np
 import pytest
 
@@ -54,7 +53,9 @@ def test_a_file_and_a_folder_hold_the_same_model(dense: Path, tmp_path: Path, to
 def test_formats_by_role_and_row_length(dense: Path, tmp_path: Path) -> None:
     kinds = {}
     for to, blocks in (("w8", "auto"), ("w4", "auto"), ("w4", "q4_0"), ("w4", "q4_1")):
-        with GGUFFile.open(quantise(dense, tmp_path / f"{to}-{blocks}.gguf", to, blocks=blocks, measured=False).target) as file:  # type: ignore[arg-type]
+        with GGUFFile.open(
+            quantise(dense, tmp_path / f"{to}-{blocks}.gguf", to, blocks=blocks, measured=False).target
+        ) as file:  # type: ignore[arg-type]
             kinds[to, blocks] = {name: info.type.name for name, info in file.infos.items()}
             assert file.metadata["general.quantization_version"] == 2
             assert file.metadata["general.file_type"] == {"q4_0": 2, "q4_1": 3}.get(blocks, 7 if to == "w8" else 14)

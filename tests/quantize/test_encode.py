@@ -1,4 +1,4 @@
-"""Blocks that are written hold what an independent reader finds in them, and are as good as plain rounding or better."""
+"""Blocks that are written hold what an independent reader finds in them, and are never worse than plain rounding."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_searching_pays_on_ordinary_weights(fmt: QuantFormat) -> None:
 
 @pytest.mark.parametrize("fmt", [Q4_0, Q4_1, Q8_0], ids=lambda fmt: fmt.name)
 def test_weights_on_a_grid_come_back(fmt: QuantFormat) -> None:
-    """What was rounded once is not worse for being rounded to the same grid again, where each group has its own scale."""
+    """What was rounded once stays as it is when it is rounded again, where each group has a scale of its own."""
     x = np.random.default_rng(1).standard_normal((16, 512)).astype(np.float32)
     once = decoded(fmt, encode_rows(fmt, x, search=False))
     assert np.abs(decoded(fmt, encode_rows(fmt, once)) - once).max() <= 2e-3 * np.abs(once).max()

@@ -49,8 +49,8 @@ def choose(
     if not layers <= dense.keys():
         if wish in ("w8", "w4"):
             raise ConfigError(
-                f"quant is {wish!r}, but the model's weights are quantised or packed already; leave it at auto, or make "
-                "another file of the original model with befit quantize."
+                f"quant is {wish!r}, but the model's weights are quantised or packed already; leave it at auto, or "
+                "make another file of the original model with befit quantize."
             )
         return Choice(weights)
     threads = options.threads or physical_cores()

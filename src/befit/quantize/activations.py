@@ -14,7 +14,7 @@ import numpy as np
 from befit.backends.base import F32
 from befit.backends.reference import ops
 from befit.models.program import Act, Add, Attention, Embed, GatedAct, Linear, Logits, Norm, Program
-from befit.weights.tensor import QuantTensor, Tensor
+from befit.weights.tensor import MadeTensor, QuantTensor, Tensor
 
 SLAB = 1 << 22
 """Weights of a matrix that are decoded at once."""
@@ -73,6 +73,7 @@ def run(
 def product(x: F32, matrix: Tensor, bias: F32 | None = None) -> F32:
     """x [T, columns] times the matrix transposed, plus bias; the matrix is decoded in pieces."""
     rows, columns = matrix.shape[0], matrix.shape[1]
+    matrix = held_in_memory(matrix)
     out = np.empty((len(x), rows), np.float32)
     step = max(1, SLAB // columns)
     for start in range(0, rows, step):
@@ -83,10 +84,17 @@ def product(x: F32, matrix: Tensor, bias: F32 | None = None) -> F32:
 
 
 def rows_of(table: Tensor, ids: np.ndarray) -> F32:
-    """Rows of a lookup table, [len(ids), columns]."""
+    """Some rows of a matrix or elements of a vector, [len(ids), …]."""
     if isinstance(table, QuantTensor):
-        return replace(table, shape=(len(ids), table.shape[1]), raw=table.raw[ids]).dequantize()
+        return QuantTensor(table.name, (len(ids), table.shape[1]), table.format, table.raw[ids]).dequantize()
     return replace(table, shape=(len(ids), *table.shape[1:]), data=table.data[ids]).dequantize()
+
+
+def held_in_memory(tensor: Tensor) -> Tensor:
+    """The tensor, or with blocks made once if they would be made anew for each piece that is read."""
+    if isinstance(tensor, MadeTensor):
+        return QuantTensor(tensor.name, tensor.shape, tensor.format, tensor.raw)
+    return tensor
 
 
 def _attention(

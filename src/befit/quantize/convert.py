@@ -269,7 +269,5 @@ def _measure(
             build.close()
     else:
         with open_checkpoint(report.target) as written:
-            described = models.describe(
-                written.metadata, written.shapes, lambda key: written.tensors[key].dequantize()
-            )
+            described = models.describe(written.metadata, written.shapes, lambda key: written.tensors[key].dequantize())
             find("after", described, written.tensors, written.release)

@@ -125,7 +125,8 @@ def _q4_k(x: F32, w: F32 | None, search: bool) -> U8:
         return head, (scales * d[:, None]).reshape(-1), (-minimums * dmin[:, None]).reshape(-1)
 
     def block_errors(s: F32, b: F32) -> F32:
-        return error(x, w, quantised(x, s, b, 0, 15), s, b).reshape(-1, 8).sum(axis=1)
+        total: F32 = error(x, w, quantised(x, s, b, 0, 15), s, b).reshape(-1, 8).sum(axis=1)
+        return total
 
     head, s, b = stored(*affine(x, w, 15, as_is, below_zero=True, search=False))
     if search:
@@ -160,7 +161,8 @@ def _q6_k(x: F32, w: F32 | None, search: bool) -> U8:
 
     def block_errors(s: F32) -> F32:
         zero = np.zeros_like(s)
-        return error(x, w, quantised(x, s, zero, -32, 31), s, zero).reshape(-1, 16).sum(axis=1)
+        total: F32 = error(x, w, quantised(x, s, zero, -32, 31), s, zero).reshape(-1, 16).sum(axis=1)
+        return total
 
     d, multiples, s = stored(symmetric(x, w, 6, as_is, search=False))
     if search:

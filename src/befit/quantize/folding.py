@@ -66,9 +66,7 @@ def inputs(program: Program, tensors: Mapping[str, Weight]) -> list[Input]:
     return found
 
 
-def _folded(
-    ops: tuple[Op, ...], uses: Uses, named: Counter[str], i: int, op: Op, weights: tuple[str, ...]
-) -> Input:
+def _folded(ops: tuple[Op, ...], uses: Uses, named: Counter[str], i: int, op: Op, weights: tuple[str, ...]) -> Input:
     """The input that op i writes, with what can be divided in exchange."""
     if isinstance(op, Norm):
         vectors = tuple(name for name in (op.weight, op.bias) if name)

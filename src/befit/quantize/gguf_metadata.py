@@ -1,8 +1,8 @@
 """What a GGUF file has to say so that other programs than befit read it right.
 
 Models from Hugging Face folders carry two things that only befit understands: how their tokeniser splits text, step by
-step, where GGUF has a name for each way (`tokenizer.ggml.pre`); and Llama's q and k with unpermuted rows, where GGUF has
-them permuted for the interleaved rotation.
+step, where GGUF has a name for each way (`tokenizer.ggml.pre`); and Llama's q and k with unpermuted rows, where GGUF
+has them permuted for the interleaved rotation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _PRE = "tokenizer.ggml.pre"
 _FILE_TYPES = {"q4_0": 2, "q4_1": 3, "q8_0": 7, "q4_k": 14}
 """llama.cpp's `llama_ftype` of a file whose matrices mostly have the format."""
 
-_ODD = " 1234567 12.5\tCamelCaseWord snake_case_word don't I'LL  \n\n\r\n  x=-1;// привет 你好世界 ﬁ é e\u0301 🙂!!! <a href='b'>\n"
+_ODD = (
+    " 1234567 12.5\tCamelCaseWord snake_case_word don't I'LL  \n\n\r\n  x=-1;// "
+    "привет 你好世界 ﬁ é e\u0301 🙂!!! <a href='b'>\n"
+)
 
 
 def metadata_for_gguf(
@@ -93,5 +96,3 @@ def _interleaved(heads: int, head_dim: int, turned: int) -> npt.NDArray[np.int64
 def _is_nothing(key: str, value: Any) -> bool:
     """A token id of -1 means that there is none, which GGUF says by leaving the key out."""
     return key.endswith("_token_id") and isinstance(value, int) and value < 0
-
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from math import prod
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -11,18 +10,16 @@ import numpy.typing as npt
 
 from befit.errors import ConfigError, CorruptFile
 from befit.models.program import Embed, Linear, Logits, Program
-from befit.quantize.activations import rows_of
+from befit.quantize.activations import SLAB, held_in_memory, rows_of
 from befit.quantize.awq import Scales
 from befit.quantize.encode import encode_rows
 from befit.weights.blocks import FORMATS, Q4_1, Q4_K, Q6_K, Q8_0
-from befit.weights.tensor import F32, U8, DenseTensor, QuantFormat, QuantTensor, Tensor
+from befit.weights.tensor import F32, U8, DenseTensor, MadeTensor, QuantFormat, Tensor
 
 Target: TypeAlias = Literal["w8", "w4", "w4-awq"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 BLOCKS = ("auto", "q4_0", "q4_1", "q4_k")
 """Formats of 4-bit matrices. auto: Q4_K where rows are whole blocks of 256, else Q4_1."""
-
-_SLAB = 1 << 22
 
 
 def formats(
@@ -40,40 +37,19 @@ def formats(
     found = {}
     for name in matrices:
         if to == "w8":
-            wanted = (Q8_0,)
+            wanted = [Q8_0]
         elif name in heads:
-            wanted = (Q6_K, Q8_0)
+            wanted = [Q6_K, Q8_0]
         else:
-            wanted = (Q4_K, Q4_1, Q8_0) if blocks == "auto" else (FORMATS[blocks], Q4_1, Q8_0)
+            wanted = [Q4_K if blocks == "auto" else FORMATS[blocks], Q4_1, Q8_0]
         fitting = [fmt for fmt in wanted if shapes[name][1] % fmt.block == 0]
         if fitting:
             found[name] = fitting[0]
     return found
 
 
-class EncodedTensor(QuantTensor):
-    """A quantised matrix whose bytes are made each time that `raw` is read: they are wanted once, and are many."""
-
-    __slots__ = ("_encode",)
-    _encode: Callable[[], U8]
-
-    def __init__(self, name: str, shape: tuple[int, int], fmt: QuantFormat, encode: Callable[[], U8]) -> None:
-        for key, value in (("name", name), ("shape", shape), ("format", fmt), ("_encode", encode)):
-            object.__setattr__(self, key, value)
-
-    @property
-    def raw(self) -> U8:  # type: ignore[override]
-        """uint8 [rows, bytes a row]."""
-        return self._encode()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it takes."""
-        return prod(self.shape) // self.format.block * self.format.block_bytes
-
-
 class Quantised(Mapping[str, Tensor]):
-    """The tensors of a model in the formats of a recipe: matrices as `EncodedTensor`, everything else as float32.
+    """The tensors of a model in the formats of a recipe: matrices encoded when they are read, all else as float32.
 
     Matrices without a format become float16, or stay as they are where they take no more than that. order: which rows
     of the source come one after the other, of tensors whose rows change places.
@@ -100,22 +76,13 @@ class Quantised(Mapping[str, Tensor]):
         source = self.sources[name]
         fmt = self.formats.get(name)
         if fmt is not None:
-            return EncodedTensor(name, (source.shape[0], source.shape[1]), fmt, lambda: self._encoded(name, fmt))
+            return MadeTensor(name, (source.shape[0], source.shape[1]), fmt, lambda: self._encoded(source, fmt))
         if len(source.shape) == 1:
-            return DenseTensor(name, source.shape, "f32", np.ascontiguousarray(self._values(name)))
+            return DenseTensor(name, source.shape, "f32", np.ascontiguousarray(self._values(source)))
         changed = name in self.scales.columns or name in self.scales.rows or name in self.order
         if isinstance(source, DenseTensor) and source.dtype != "f32" and not changed:
             return source
-        return DenseTensor(name, source.shape, "f16", self._values(name).astype(np.float16))
-
-    def _values(self, name: str, rows: slice = slice(None)) -> F32:
-        """Some rows as floats, in their new order and scaled."""
-        source = self.sources[name]
-        if name in self.order:
-            values = rows_of(source, self.order[name][rows])
-        else:
-            values = source.dequantize(rows.start, rows.stop)
-        return self.scales.apply(name, values, rows)
+        return DenseTensor(name, source.shape, "f16", self._values(source).astype(np.float16))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.sources)
@@ -123,19 +90,27 @@ class Quantised(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.sources)
 
-    def _encoded(self, name: str, fmt: QuantFormat) -> U8:
-        source = self.sources[name]
+    def _values(self, source: Tensor, rows: slice = slice(None)) -> F32:
+        """Some rows as floats, in their new order and scaled."""
+        if source.name in self.order:
+            values = rows_of(source, self.order[source.name][rows])
+        else:
+            values = source.dequantize(rows.start, rows.stop)
+        return self.scales.apply(source.name, values, rows)
+
+    def _encoded(self, source: Tensor, fmt: QuantFormat) -> U8:
         rows, columns = source.shape[0], source.shape[1]
+        held = held_in_memory(source)
         out = np.empty((rows, columns // fmt.block * fmt.block_bytes), np.uint8)
-        step = max(1, _SLAB // columns)
-        importance = self.scales.importance.get(name)
+        step = max(1, SLAB // columns)
+        importance = self.scales.importance.get(source.name)
         for start in range(0, rows, step):
-            part = self._values(name, slice(start, start + step))
+            part = self._values(held, slice(start, start + step))
             try:
                 out[start : start + step] = encode_rows(fmt, part, importance, threads=self.threads)
             except ValueError as error:
                 raise CorruptFile(
-                    f"tensor {name}, rows {start} to {start + len(part) - 1}: {error}; fetch the model again."
+                    f"tensor {source.name}, rows {start} to {start + len(part) - 1}: {error}; fetch the model again."
                 ) from error
         self.release(source)
         return out

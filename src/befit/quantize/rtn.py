@@ -137,4 +137,5 @@ def _slope(x: F32, w: F32 | None, q: F32) -> F32:
     """The s that minimises the error for given integers and no minimum."""
     wq = q if w is None else q * w
     q2 = (wq * q).sum(axis=0)
-    return np.divide((wq * x).sum(axis=0), q2, out=np.zeros_like(q2), where=q2 > _TINY)
+    s: F32 = np.divide((wq * x).sum(axis=0), q2, out=np.zeros_like(q2), where=q2 > _TINY)
+    return s
