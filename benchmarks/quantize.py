@@ -16,7 +16,8 @@ factor between 2^-1/2 and 2^1/2, undone in what feeds it (`befit.quantize.foldin
 
 import argparse
 import json
-import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -55,12 +56,16 @@ def dense(source, target):
 def quantised(source, target, to, blocks):
     """Seconds and peak resident bytes of a `befit quantize`."""
     command = [sys.executable, "-m", "befit.cli", "quantize", str(source), str(target), "--to", to, "--blocks", blocks]
-    start = time.monotonic()
-    process = os.posix_spawn(sys.executable, [*command, "--no-perplexity"], os.environ)
-    _, status, used = os.wait4(process, 0)
-    if status:
+    start, peak = time.monotonic(), 0
+    process = subprocess.Popen([*command, "--no-perplexity"])
+    while process.poll() is None:  # the kernel's own ru_maxrss of a child counts its parent's memory, too
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        found = re.search(r"VmHWM:\s+(\d+) kB", status)
+        peak = max(peak, 1024 * int(found[1])) if found else peak
+        time.sleep(0.05)
+    if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
-    return round(time.monotonic() - start, 1), used.ru_maxrss * 1024
+    return round(time.monotonic() - start, 1), peak
 
 
 def surprise(path, texts, most):

@@ -3,8 +3,8 @@
 Rounding errors of a matrix's column j reach its output in proportion to the values of channel j. So the columns of loud
 channels are multiplied by s_j > 1 before rounding and the channels divided by it (see `folding`): the function stays
 the same, and the rounding error of these columns shrinks. s = loudness^alpha, where loudness is the mean |x| of a
-channel over a calibration text; alpha is searched on a grid for the least error of the outputs, alpha 0 included, which scales
-nothing. Source: Lin et al., "AWQ: Activation-aware Weight Quantization", arXiv 2306.00978, equations 4 and 5.
+channel over a calibration text; alpha is searched on a grid for the least error of the outputs, alpha 0 included, which
+scales nothing. Source: Lin et al., "AWQ: Activation-aware Weight Quantization", arXiv 2306.00978, equations 4 and 5.
 
 What is learned on the way weighs the search of scales too (`encode_rows`, importance): the mean square of each channel.
 """

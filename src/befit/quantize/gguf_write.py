@@ -1,8 +1,8 @@
 """Writing GGUF, version 3: header, metadata, and tensors one at a time.
 
 The layout is that of `weights.gguf_part`. Python's values do not say which of GGUF's number types they were, and
-readers insist on some: integers become uint32 where they fit, then int32, uint64 or int64; floats become float32, or float64
-where they are too large for that; NumPy arrays keep their type.
+readers insist on some: integers become uint32 where they fit, then int32, uint64 or int64; floats become float32, or
+float64 where they are too large for that; NumPy arrays keep their type.
 """
 
 from __future__ import annotations
