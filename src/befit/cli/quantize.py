@@ -37,8 +37,11 @@ def command(
     SRC is a model as befit takes it elsewhere: a name, a .gguf file or a Hugging Face folder, best with weights of 16
     or 32 bits. Other programs read the GGUF file too. Perplexity on a built-in text of code says what rounding cost.
     """
+    import os
     from typing import cast
 
+    # Before NumPy is imported: befit has threads of its own here, and a library's that wait by spinning slow them down.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from befit import store
     from befit.engine.load import served_name
     from befit.errors import ConfigError

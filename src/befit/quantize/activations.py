@@ -6,8 +6,9 @@ the memory needed is that of the activations and of one piece of a matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,7 +18,12 @@ from befit.models.program import Act, Add, Attention, Embed, GatedAct, Linear, L
 from befit.weights.tensor import MadeTensor, QuantTensor, Tensor
 
 SLAB = 1 << 22
-"""Weights of a matrix that are decoded at once."""
+"""Weights of a matrix that are decoded at once, at most."""
+PIECES = 4
+"""Pieces of a matrix, at least, so that several threads have work."""
+
+Spread: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""`map`, or that of a pool of threads. The pieces are the same, so results do not depend on which."""
 
 
 def run(
@@ -26,6 +32,7 @@ def run(
     sequences: Sequence[Sequence[int]],
     visit: Callable[[int, F32], None],
     *,
+    spread: Spread = map,
     release: Callable[[Tensor], None] = lambda tensor: None,
 ) -> F32:
     """Read `sequences` of token ids and call visit(op index, value) for what each op but the last writes.
@@ -54,10 +61,10 @@ def run(
                     else ops.rms_norm(x, weight, op.eps)
                 )
             case Linear():
-                values[op.out] = product(values[op.x], tensors[op.weight], vector(op.bias))
+                values[op.out] = product(values[op.x], tensors[op.weight], vector(op.bias), spread)
                 release(tensors[op.weight])
             case Attention():
-                values[op.out] = _attention(op, values, spans, vector)
+                values[op.out] = _attention(op, values, spans, vector, spread)
             case Act():
                 values[op.out] = ops.activation(values[op.x], op.fn)
             case GatedAct():
@@ -70,14 +77,18 @@ def run(
     raise ValueError("the program does not end in Logits")
 
 
-def product(x: F32, matrix: Tensor, bias: F32 | None = None) -> F32:
+def product(x: F32, matrix: Tensor, bias: F32 | None = None, spread: Spread = map) -> F32:
     """x [T, columns] times the matrix transposed, plus bias; the matrix is decoded in pieces."""
     rows, columns = matrix.shape[0], matrix.shape[1]
     matrix = held_in_memory(matrix)
     out = np.empty((len(x), rows), np.float32)
-    step = max(1, SLAB // columns)
-    for start in range(0, rows, step):
+    step = max(1, min(SLAB // columns, -(-rows // PIECES)))
+
+    def piece(start: int) -> None:
         np.matmul(x, matrix.dequantize(start, start + step).T, out=out[:, start : start + step])
+
+    for _ in spread(piece, range(0, rows, step)):
+        pass
     if bias is not None:
         out += bias
     return out
@@ -98,7 +109,11 @@ def held_in_memory(tensor: Tensor) -> Tensor:
 
 
 def _attention(
-    op: Attention, values: Mapping[str, F32], spans: list[slice], vector: Callable[[str | None], F32 | None]
+    op: Attention,
+    values: Mapping[str, F32],
+    spans: list[slice],
+    vector: Callable[[str | None], F32 | None],
+    spread: Spread,
 ) -> F32:
     """The attention of each sequence, without a cache."""
     q, k, v = (
@@ -111,10 +126,14 @@ def _attention(
     if k_norm is not None:
         k = ops.rms_norm(k, k_norm, op.norm_eps)
     out = np.empty_like(q)
-    for span in spans:
+
+    def sequence(span: slice) -> None:
         positions = np.arange(span.stop - span.start, dtype=np.int32)
         queries, keys = q[span], k[span]
         if op.rope:
             queries, keys = ops.rotate(queries, positions, op.rope), ops.rotate(keys, positions, op.rope)
         out[span] = ops.attend(queries, keys, v[span], positions, op.scale, op.window)
+
+    for _ in spread(sequence, spans):
+        pass
     return out.reshape(len(q), op.n_heads * op.head_dim)

@@ -12,6 +12,7 @@ What is learned on the way weighs the search of scales too (`encode_rows`, impor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from befit.models.program import Program
 from befit.quantize import activations
+from befit.quantize.activations import Spread
 from befit.quantize.encode import encode_rows
 from befit.quantize.folding import Input, inputs
 from befit.quantize.rtn import F32
@@ -78,16 +80,23 @@ def calibrate(
         each = by_writer[i]
         rounded = {name: formats[name] for name in each.weights if name in formats}
         if rounded:
-            _decide(each, x, rounded, tensors, scales, threads)
+            _decide(each, x, rounded, tensors, scales, spread)
         for name in each.weights:
             on_matrix(name)
 
-    activations.run(program, tensors, sequences, visit, release=release)
+    with ThreadPoolExecutor(threads, thread_name_prefix="befit-awq") as pool:
+        spread = pool.map if threads > 1 else map
+        activations.run(program, tensors, sequences, visit, spread=spread, release=release)
     return scales
 
 
 def _decide(
-    each: Input, x: F32, rounded: Mapping[str, QuantFormat], tensors: Mapping[str, Tensor], scales: Scales, threads: int
+    each: Input,
+    x: F32,
+    rounded: Mapping[str, QuantFormat],
+    tensors: Mapping[str, Tensor],
+    scales: Scales,
+    spread: Spread,
 ) -> None:
     """Choose the scale of one input's channels and note what follows from it."""
     square = np.square(x, dtype=np.float32).mean(axis=0)
@@ -99,7 +108,7 @@ def _decide(
             (fmt, activations.rows_of(tensors[name], _spread(tensors[name].shape[0], JUDGED_ROWS)))
             for name, fmt in rounded.items()
         ]
-        losses = [loss(powers(loudness, a), matrices, judges, square, threads) for a in ALPHAS]
+        losses = list(spread(lambda alpha: loss(powers(loudness, alpha), matrices, judges, square), ALPHAS))
         alpha = ALPHAS[int(np.argmin(losses))]
         s = powers(loudness, alpha)
         scales.alphas[each.weights[0]] = alpha
@@ -118,14 +127,14 @@ def _spread(n: int, most: int) -> npt.NDArray[np.int64]:
     return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
 
 
-def loss(s: F32, matrices: Sequence[tuple[QuantFormat, F32]], x: F32, square: F32, threads: int = 1) -> float:
+def loss(s: F32, matrices: Sequence[tuple[QuantFormat, F32]], x: F32, square: F32) -> float:
     """The squared error of the outputs, summed over matrices, of rounding with scale s.
 
     matrices: format and rows [R, columns] each. x: [columns, tokens], with mean squares `square`.
     """
     total = 0.0
     for fmt, dense in matrices:
-        raw = encode_rows(fmt, dense * s, square / (s * s), search=False, threads=threads)
+        raw = encode_rows(fmt, dense * s, square / (s * s), search=False)
         off = QuantTensor("", (len(dense), dense.shape[1]), fmt, raw).dequantize()
         off /= s
         off -= dense
