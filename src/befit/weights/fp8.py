@@ -65,9 +65,9 @@ def read_fp8(module: str, parts: Mapping[str, Raw], block: list[int] | None) -> 
 
         def values(start: int, stop: int) -> F32:
             down = s[np.arange(start, stop) // tall]
-            across = down if s.shape[1] == 1 else down[:, np.arange(columns) // wide]
-            result: F32 = E4M3[bits[start:stop]] * across
-            return result
+            across = down if s.shape[1] == 1 else np.repeat(down, wide, axis=1)[:, :columns]
+            result: F32 = np.take(E4M3, bits[start:stop], mode="clip")
+            return np.multiply(result, across, out=result)
 
         return nearest_q8_0((rows, columns), values)
 

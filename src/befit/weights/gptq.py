@@ -106,7 +106,9 @@ def _read(module: str, parts: Mapping[str, Raw], bits: int, added: int) -> Made 
         q, z, s = integers(), zeros().astype(np.float32), scales.floats().T
 
         def values(start: int, stop: int) -> F32:
-            return (q[start:stop] - z[start:stop, order]) * s[start:stop, order]
+            zero, scale = (np.take(each[start:stop], order, axis=1, mode="clip") for each in (z, s))
+            result: F32 = (q[start:stop] - zero) * scale
+            return result
 
         return nearest_q8_0((rows, columns), values)
 
