@@ -64,10 +64,10 @@ FIXTURES = {
 }
 
 
-def read(name: str) -> tuple[Made, np.ndarray]:
-    """What a fixture's module becomes, and what the reference implementation says of it."""
+def read(name: str, **changes: Any) -> tuple[Made, np.ndarray]:
+    """What a fixture's module becomes under changed settings, and what the reference implementation says of it."""
     file = read_safetensors(HERE / f"{name}.safetensors")
-    settings = json.loads(metadata(HERE / f"{name}.safetensors")["settings"])
+    settings = json.loads(metadata(HERE / f"{name}.safetensors")["settings"]) | changes
     parts = {
         key.removeprefix("m."): Raw(key, entry.dtype, entry.shape, partial(file.raw, key))
         for key, entry in file.entries.items()
@@ -324,3 +324,10 @@ def test_loading_says_what_is_not_exact(quantised: Any) -> None:
     assert "note" in said[0]
     assert "scales of bitsandbytes int8 are rounded to float16" in said[0]
     assert "(14 matrices)" in said[0]
+
+
+@pytest.mark.parametrize("name", ["gptq-2", "gptq-3", "gptq-8-sym"])
+def test_a_module_with_a_width_of_its_own(name: str) -> None:
+    made, expected = read(name, bits=4)
+    found = MadeTensor("m", made.shape, made.format, made.make).dequantize()
+    np.testing.assert_allclose(found, expected, atol=1e-6)

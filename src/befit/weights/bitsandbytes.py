@@ -52,7 +52,7 @@ def _four_bits(module: str, parts: Mapping[str, Raw], state: str) -> Made:
         nested_block = int(found.get("nested_blocksize") or 0)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptFile(f"tensor {parts[state].name!r:.100}: {type(error).__name__}: {error}.") from None
-    check_columns(module, columns, columns)
+    check_columns(module, columns)
     if min(rows, columns, block) < 1:
         raise CorruptFile(f"tensor {parts[state].name!r:.100}: shape {[rows, columns]} in blocks of {block}.")
     weight, table, absmax = (need(module, parts, f"weight{name}") for name in ("", ".quant_map", ".absmax"))
@@ -104,7 +104,7 @@ def _int8(module: str, parts: Mapping[str, Raw]) -> Made:
     weight, scale = need(module, parts, "weight"), parts["SCB"]
     rows, columns = weight.matrix()
     scale.check(rows)
-    check_columns(module, columns, columns)
+    check_columns(module, columns)
     form = parts.get("weight_format")
     if form is not None and form.array("U8").any():
         raise UnsupportedModel(f"tensor {form.name!r:.100} says that rows are not one after the other; save it anew.")

@@ -111,7 +111,7 @@ def _packed(module: str, parts: Mapping[str, Raw]) -> Made:
     if zeros_in is not None:
         zeros_in.check(-(-rows * bits // 32), groups)
     group = -(-columns // groups)
-    check_columns(module, columns, columns if order is not None else group)
+    check_columns(module, columns, 1 if order is not None else groups)
 
     def integers() -> U8:
         return unpack_words(packed.array("I32"), bits)
@@ -163,7 +163,7 @@ def _int8(module: str, parts: Mapping[str, Raw]) -> Made:
     single = scales.shape in ((), (1,), (1, 1))
     if not single and scales.shape != (rows,):
         scales.check(rows, groups)
-    check_columns(module, columns, columns // max(1, groups))
+    check_columns(module, columns, groups)
     zeros_in = parts.get("weight_zero_point")
     uses = tuple(n for n in ("weight", "weight_scale", "weight_zero_point", *_OF_ACTIVATIONS) if n in parts)
     kind = "compressed-tensors int8"

@@ -53,7 +53,7 @@ def read_fp8(module: str, parts: Mapping[str, Raw], block: list[int] | None) -> 
     if weight is None or weight.dtype != "F8_E4M3":
         return None
     rows, columns = weight.matrix()
-    check_columns(module, columns, columns)
+    check_columns(module, columns)
     scale = next((parts[name] for name in _SCALES if name in parts), None)
     if scale is None:
         raise CorruptFile(f"module {module!r:.100} has FP8 weights and no {' or '.join(_SCALES)}; fetch it again.")

@@ -94,12 +94,12 @@ def need(module: str, parts: Mapping[str, Raw], name: str) -> Raw:
     return parts[name]
 
 
-def check_columns(module: str, columns: int, group: int) -> None:
-    """Raise UnsupportedModel where groups are no multiples of 32 columns."""
-    if group < 1 or columns % GROUP or group % GROUP or columns % group:
+def check_columns(module: str, columns: int, groups: int = 1) -> None:
+    """Raise UnsupportedModel unless so many groups share the columns evenly, a multiple of 32 each."""
+    if columns % groups or columns // groups % GROUP or not columns:
         raise UnsupportedModel(
-            f"module {module!r:.100} has {columns} columns in groups of {group}; befit runs multiples of {GROUP} that "
-            "fill the columns."
+            f"module {module!r:.100} has {columns} columns in {groups} groups; befit runs groups of {GROUP} columns, "
+            "or of a multiple of that."
         )
 
 
