@@ -51,8 +51,8 @@ FIXTURES = {
     "ct-4-sym-f16": ("q4_0", EXACT),
     "ct-4": ("q4_zb", EXACT),
     "ct-3": ("q4_z", EXACT),
-    "ct-8": ("q8_0", HALF),
-    "ct-int8": ("q8_0", HALF),
+    "ct-8": ("q8_0", EXACT),
+    "ct-int8": ("q8_0", EXACT),
     "ct-int8-zero": ("q8_0", NEAREST),
     "ct-fp8": ("q8_0", NEAREST),
     "fp8": ("q8_0", NEAREST),
@@ -64,10 +64,10 @@ FIXTURES = {
 }
 
 
-def read(name: str) -> tuple[Made, np.ndarray]:
-    """What a fixture's module becomes, and what the reference implementation says of it."""
+def read(name: str, **changes: Any) -> tuple[Made, np.ndarray]:
+    """What a fixture's module becomes under changed settings, and what the reference implementation says of it."""
     file = read_safetensors(HERE / f"{name}.safetensors")
-    settings = json.loads(metadata(HERE / f"{name}.safetensors")["settings"])
+    settings = json.loads(metadata(HERE / f"{name}.safetensors")["settings"]) | changes
     parts = {
         key.removeprefix("m."): Raw(key, entry.dtype, entry.shape, partial(file.raw, key))
         for key, entry in file.entries.items()
@@ -312,3 +312,22 @@ def test_a_built_folder_of_a_quantised_one(quantised: Any, tmp_path: Path) -> No
     finally:
         made.close()
     shutil.rmtree(folder)
+
+
+def test_loading_says_what_is_not_exact(quantised: Any) -> None:
+    from befit.config import EngineOptions
+    from befit.engine.load import load_model
+
+    folder, _ = quantised("bitsandbytes")
+    said: list[str] = []
+    load_model(str(folder), EngineOptions(ctx=64, kv_tokens=128, threads=1), report=said.append).close()
+    assert "note" in said[0]
+    assert "scales of bitsandbytes int8 are rounded to float16" in said[0]
+    assert "(14 matrices)" in said[0]
+
+
+@pytest.mark.parametrize("name", ["gptq-2", "gptq-3", "gptq-8-sym"])
+def test_a_module_with_a_width_of_its_own(name: str) -> None:
+    made, expected = read(name, bits=4)
+    found = MadeTensor("m", made.shape, made.format, made.make).dequantize()
+    np.testing.assert_allclose(found, expected, atol=1e-6)

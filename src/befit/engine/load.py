@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,7 +70,10 @@ class LoadedModel:
 
 @dataclass(slots=True)
 class _Opened:
-    """A GGUF file, a Hugging Face folder or a built folder: described, with weights that are not read yet."""
+    """A GGUF file, a Hugging Face folder or a built folder: described, with weights that are not read yet.
+
+    notes: what of the weights is not taken over exactly.
+    """
 
     name: str
     path: Path
@@ -79,6 +82,7 @@ class _Opened:
     weights: Mapping[str, Weight]
     release: Callable[[Tensor], None]
     close: Callable[[], None]
+    notes: Sequence[str] = ()
 
     @property
     def weight_bytes(self) -> int:
@@ -134,7 +138,9 @@ def load_model(
         opened.weights = choice.weights
         config = settle(opened.weights)
         weight_bytes = opened.weight_bytes + draft_bytes
-        settings = table(config, opened.program, name=opened.name, weight_bytes=weight_bytes, draft=drafting)
+        settings = table(
+            config, opened.program, name=opened.name, weight_bytes=weight_bytes, draft=drafting, notes=opened.notes
+        )
         if choice.why:
             settings += f"\nquantised    {choice.why}"
         log.info("Settings:\n%s", settings)
@@ -212,15 +218,13 @@ def _open_file(path: Path, name: str) -> _Opened:
     from befit.weights.checkpoint import open_checkpoint
 
     file = open_checkpoint(path)
-    for note in file.notes:
-        log.info("%s: %s", name, note)
     try:
         program = models.describe(file.metadata, file.shapes, lambda key: file.tensors[key].dequantize())
         weights = {key: file.tensors[key] for key in program.weight_names()}
     except BaseException:
         file.close()
         raise
-    return _Opened(name, file.path, file.metadata, program, weights, file.release, file.close)
+    return _Opened(name, file.path, file.metadata, program, weights, file.release, file.close, file.notes)
 
 
 def _open_build(path: Path, options: EngineOptions, progress: bool) -> _Opened:

@@ -6,6 +6,7 @@ full context. Weights, KV cache and working memory must fit what is available, o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from befit.backends import BLOCK_SIZE
@@ -104,8 +105,16 @@ def resolve(
     )
 
 
-def table(config: EngineConfig, program: Program, *, name: str, weight_bytes: int, draft: Program | None = None) -> str:
-    """The resolved settings for people to read, a line a subject."""
+def table(
+    config: EngineConfig,
+    program: Program,
+    *,
+    name: str,
+    weight_bytes: int,
+    draft: Program | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """The resolved settings for people to read, a line a subject, and a line a note on the weights."""
     kv_tokens = config.n_blocks * config.block_size
     kv_bytes = kv_tokens * _token_bytes(config.kv_dtype, program, draft)
     rows = {
@@ -118,7 +127,7 @@ def table(config: EngineConfig, program: Program, *, name: str, weight_bytes: in
         "speculation": _speculation(config),
     }
     width = max(map(len, rows))
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in [*rows.items(), *(("note", note) for note in notes)])
 
 
 def _token_bytes(kv_dtype: str, program: Program, draft: Program | None) -> int:

@@ -52,7 +52,7 @@ def _read(module: str, parts: Mapping[str, Raw]) -> Made | None:
     zeros.check(groups, words)
     scales.check(groups, 8 * words)
     group = columns // groups
-    check_columns(module, columns, group)
+    check_columns(module, columns, groups)
 
     def make() -> U8:
         q = _outputs(packed.array("I32"))

@@ -52,7 +52,7 @@ def _four_bits(module: str, parts: Mapping[str, Raw], state: str) -> Made:
         nested_block = int(found.get("nested_blocksize") or 0)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptFile(f"tensor {parts[state].name!r:.100}: {type(error).__name__}: {error}.") from None
-    check_columns(module, columns, columns)
+    check_columns(module, columns)
     if min(rows, columns, block) < 1:
         raise CorruptFile(f"tensor {parts[state].name!r:.100}: shape {[rows, columns]} in blocks of {block}.")
     weight, table, absmax = (need(module, parts, f"weight{name}") for name in ("", ".quant_map", ".absmax"))
@@ -80,15 +80,19 @@ def _four_bits(module: str, parts: Mapping[str, Raw], state: str) -> Made:
         return found
 
     def make() -> U8:
-        packed, values, s = weight.array("U8").reshape(-1), table.floats(), scales()
+        packed, s = weight.array("U8").reshape(-1), scales()
+        codes = table.floats()
+        both = np.stack([np.repeat(codes, 16), np.tile(codes, 16)], axis=1)  # weights of each byte, [256, 2]
+        pairs = both.view(np.uint64).reshape(-1)  # looked up at once
 
         def rows_at(start: int, stop: int) -> F32:
-            first, last = start * columns, stop * columns
-            at = np.arange(first // 2, -(-last // 2))
-            pair = packed[at]
-            flat = np.stack([pair >> 4, pair & 15], axis=1).reshape(-1)[first % 2 :][: last - first]
-            result: F32 = (values[flat] * s[np.arange(first, last) // block]).reshape(stop - start, columns)
-            return result
+            # Columns are a multiple of 32, so rows begin with a byte; a block may begin within a row.
+            inside = packed[start * columns // 2 : stop * columns // 2]
+            values: F32 = np.take(pairs, inside, mode="clip").view(np.float32)
+            first, last = start * columns // block, -(-stop * columns // block)
+            spread = np.repeat(s[first:last], block)[start * columns - first * block :][: values.size]
+            np.multiply(values, spread, out=values)
+            return values.reshape(stop - start, columns)
 
         return nearest_q8_0((rows, columns), rows_at)
 
@@ -100,7 +104,7 @@ def _int8(module: str, parts: Mapping[str, Raw]) -> Made:
     weight, scale = need(module, parts, "weight"), parts["SCB"]
     rows, columns = weight.matrix()
     scale.check(rows)
-    check_columns(module, columns, columns)
+    check_columns(module, columns)
     form = parts.get("weight_format")
     if form is not None and form.array("U8").any():
         raise UnsupportedModel(f"tensor {form.name!r:.100} says that rows are not one after the other; save it anew.")

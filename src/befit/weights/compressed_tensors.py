@@ -25,6 +25,7 @@ from befit.weights.packed import (
     Raw,
     Reader,
     check_columns,
+    halves_hold,
     nearest_q8_0,
     need,
     q4_0_blocks,
@@ -110,7 +111,7 @@ def _packed(module: str, parts: Mapping[str, Raw]) -> Made:
     if zeros_in is not None:
         zeros_in.check(-(-rows * bits // 32), groups)
     group = -(-columns // groups)
-    check_columns(module, columns, columns if order is not None else group)
+    check_columns(module, columns, 1 if order is not None else groups)
 
     def integers() -> U8:
         return unpack_words(packed.array("I32"), bits)
@@ -125,7 +126,7 @@ def _packed(module: str, parts: Mapping[str, Raw]) -> Made:
 
     kind = f"compressed-tensors {bits}-bit, groups of {group}"
     if order is None and bits < 8:
-        note = None if scales.dtype != "F32" else _ROUNDED
+        note = None if scales.dtype == "BF16" else _note(scales)
         if bits == 4 and zeros_in is None and scales.dtype == "F16":
             return Made((rows, columns), kind, Q4_0, uses, lambda: q4_0_blocks(integers(), halves()), note)
         form = zero_format(scales)
@@ -145,7 +146,9 @@ def _packed(module: str, parts: Mapping[str, Raw]) -> Made:
         q, z, s = integers(), zeros().astype(np.float32), scales.floats()
 
         def values(start: int, stop: int) -> F32:
-            return (q[start:stop] - z[start:stop, columns_of]) * s[start:stop, columns_of]
+            zero, scale = (np.take(each[start:stop], columns_of, axis=1, mode="clip") for each in (z, s))
+            result: F32 = (q[start:stop] - zero) * scale
+            return result
 
         return nearest_q8_0((rows, columns), values)
 
@@ -160,7 +163,7 @@ def _int8(module: str, parts: Mapping[str, Raw]) -> Made:
     single = scales.shape in ((), (1,), (1, 1))
     if not single and scales.shape != (rows,):
         scales.check(rows, groups)
-    check_columns(module, columns, columns // max(1, groups))
+    check_columns(module, columns, groups)
     zeros_in = parts.get("weight_zero_point")
     uses = tuple(n for n in ("weight", "weight_scale", "weight_zero_point", *_OF_ACTIVATIONS) if n in parts)
     kind = "compressed-tensors int8"
@@ -190,7 +193,7 @@ _ROUNDED = "scales of compressed-tensors are rounded to float16, by at most 1 pa
 
 
 def _note(scales: Raw) -> str | None:
-    return None if scales.dtype == "F16" else _ROUNDED
+    return None if halves_hold(scales) else _ROUNDED
 
 
 def _q8(q: Any, scales: Raw) -> U8:

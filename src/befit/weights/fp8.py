@@ -53,7 +53,7 @@ def read_fp8(module: str, parts: Mapping[str, Raw], block: list[int] | None) -> 
     if weight is None or weight.dtype != "F8_E4M3":
         return None
     rows, columns = weight.matrix()
-    check_columns(module, columns, columns)
+    check_columns(module, columns)
     scale = next((parts[name] for name in _SCALES if name in parts), None)
     if scale is None:
         raise CorruptFile(f"module {module!r:.100} has FP8 weights and no {' or '.join(_SCALES)}; fetch it again.")
@@ -65,9 +65,9 @@ def read_fp8(module: str, parts: Mapping[str, Raw], block: list[int] | None) -> 
 
         def values(start: int, stop: int) -> F32:
             down = s[np.arange(start, stop) // tall]
-            across = down if s.shape[1] == 1 else down[:, np.arange(columns) // wide]
-            result: F32 = E4M3[bits[start:stop]] * across
-            return result
+            across = down if s.shape[1] == 1 else np.repeat(down, wide, axis=1)[:, :columns]
+            result: F32 = np.take(E4M3, bits[start:stop], mode="clip")
+            return np.multiply(result, across, out=result)
 
         return nearest_q8_0((rows, columns), values)
 

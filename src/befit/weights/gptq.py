@@ -55,6 +55,8 @@ def _read(module: str, parts: Mapping[str, Raw], bits: int, added: int) -> Made 
         return None
     packed, packed_zeros, scales = (need(module, parts, name) for name in ("qweight", "qzeros", "scales"))
     words, rows = packed.matrix()
+    # A module may have a width of its own, which its zeros tell.
+    bits = next((b for b in _BITS if 32 * packed_zeros.matrix()[1] == b * rows), bits)
     columns, (groups, _) = words * 32 // bits, scales.matrix()
     scales.check(groups, rows)
     packed_zeros.check(groups, -(-rows * bits // 32))
@@ -79,7 +81,7 @@ def _read(module: str, parts: Mapping[str, Raw], bits: int, added: int) -> Made 
         return np.ascontiguousarray(scale_bits(scales).T)
 
     if order is None:
-        check_columns(module, columns, group)
+        check_columns(module, columns, groups)
         middle = bool((zeros() == 1 << (bits - 1)).all())
         exact = scales.dtype == "F16"
         if bits == 4 and middle and exact:
@@ -98,7 +100,7 @@ def _read(module: str, parts: Mapping[str, Raw], bits: int, added: int) -> Made 
         order = np.arange(columns) // group
         note = f"GPTQ {bits}-bit with zeros of its own is requantised to Q8_0"
     else:
-        check_columns(module, columns, columns)
+        check_columns(module, columns)
         kind += ", act-order"
         note = "GPTQ in act-order is requantised to Q8_0"
 
@@ -106,7 +108,9 @@ def _read(module: str, parts: Mapping[str, Raw], bits: int, added: int) -> Made 
         q, z, s = integers(), zeros().astype(np.float32), scales.floats().T
 
         def values(start: int, stop: int) -> F32:
-            return (q[start:stop] - z[start:stop, order]) * s[start:stop, order]
+            zero, scale = (np.take(each[start:stop], order, axis=1, mode="clip") for each in (z, s))
+            result: F32 = (q[start:stop] - zero) * scale
+            return result
 
         return nearest_q8_0((rows, columns), values)
 

@@ -6,7 +6,9 @@ how its blocks are made.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,8 +23,9 @@ U16: TypeAlias = npt.NDArray[np.uint16]
 
 GROUP = 32
 """Columns that share a scale in every block format below; a group of a multiple of this many is repeated."""
-_ROWS_BYTES = 32 << 20
+_PIECE_BYTES = 1 << 17
 """Bytes of float32 that are made at a time."""
+_THREADS = len(os.sched_getaffinity(0))
 _NUMPY: Mapping[str, Any] = {
     "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64, "I32": np.int32, "I16": np.int16,
     "I8": np.int8, "U8": np.uint8, "F8_E4M3": np.uint8,
@@ -91,12 +94,12 @@ def need(module: str, parts: Mapping[str, Raw], name: str) -> Raw:
     return parts[name]
 
 
-def check_columns(module: str, columns: int, group: int) -> None:
-    """Raise UnsupportedModel where groups are no multiples of 32 columns."""
-    if group < 1 or columns % GROUP or group % GROUP or columns % group:
+def check_columns(module: str, columns: int, groups: int = 1) -> None:
+    """Raise UnsupportedModel unless so many groups share the columns evenly, a multiple of 32 each."""
+    if columns % groups or columns // groups % GROUP or not columns:
         raise UnsupportedModel(
-            f"module {module!r:.100} has {columns} columns in groups of {group}; befit runs multiples of {GROUP} that "
-            "fill the columns."
+            f"module {module!r:.100} has {columns} columns in {groups} groups; befit runs groups of {GROUP} columns, "
+            "or of a multiple of that."
         )
 
 
@@ -130,6 +133,13 @@ def scale_bits(scales: Raw) -> U16:
         return values.view(np.uint16) if scales.dtype != "F32" else values.astype(np.float16).view(np.uint16)
 
 
+def halves_hold(scales: Raw) -> bool:
+    """Whether float16 holds each of the scales exactly."""
+    values = scales.floats()
+    with np.errstate(all="ignore"):
+        return bool((values.astype(np.float16).astype(np.float32) == values).all())
+
+
 def zero_blocks(q: U8, scales: U16, zeros: U8) -> U8:
     """Blocks of `Q4_Z` or `Q4_ZB`. q: [rows, columns], below 16. scales, zeros: [rows, groups], 32 k columns each."""
     rows, blocks = q.shape[0], q.shape[1] // GROUP
@@ -159,23 +169,40 @@ def q8_0_blocks(q: npt.NDArray[np.int8], scales: U16) -> U8:
 
 
 def nearest_q8_0(shape: tuple[int, int], rows_at: Callable[[int, int], F32]) -> U8:
-    """Blocks of `Q8_0` nearest to values that `rows_at(start, stop)` gives as float32 rows.
+    """Blocks of `Q8_0` nearest to values that `rows_at(start, stop)` gives as new float32 rows, on several threads.
 
     The largest of 32 columns becomes 127 or -127, so a value is at most 1/254 of it away from its own.
     """
     rows, blocks = shape[0], shape[1] // GROUP
     out = np.empty((rows, blocks, Q8_0.block_bytes), np.uint8)
-    step = max(1, _ROWS_BYTES // (4 * shape[1]))
-    for start in range(0, rows, step):
-        stop = min(rows, start + step)
+
+    def fill(start: int, stop: int) -> None:
         values = rows_at(start, stop).reshape(stop - start, blocks, GROUP)
         with np.errstate(all="ignore"):  # infinite and NaN values become NaN weights, which are noticed later
-            scale = (np.abs(values).max(axis=2) / 127).astype(np.float16)
+            # Without their sign, bits of floats are in the order of the floats, and integers are compared faster.
+            largest = (values.view(np.uint32) & np.uint32(0x7FFFFFFF)).max(axis=2).view(np.float32)
+            scale = (largest / 127).astype(np.float16)
             inverse = np.where(scale != 0, 1 / scale.astype(np.float32), 0).astype(np.float32)
-            q = np.clip(np.rint(values * inverse[:, :, None]), -127, 127).astype(np.int8)
+            np.multiply(values, inverse[:, :, None], out=values)
+            np.rint(values, out=values)
+            np.clip(values, -127, 127, out=values)
+            out[start:stop, :, 2:] = values.astype(np.int8).view(np.uint8)
         out[start:stop, :, 0:2] = scale[:, :, None].view(np.uint8)
-        out[start:stop, :, 2:] = q.view(np.uint8)
+
+    _in_pieces(rows, shape[1], fill)
     return out.reshape(rows, -1)
+
+
+def _in_pieces(rows: int, columns: int, work: Callable[[int, int], None]) -> None:
+    """work(start, stop) over all rows, in pieces that caches hold, on all cores: NumPy computes without the GIL."""
+    step = max(1, _PIECE_BYTES // (4 * columns))
+    starts = range(0, rows, step)
+    if len(starts) == 1:
+        return work(0, rows)
+    with ThreadPoolExecutor(min(_THREADS, len(starts)), thread_name_prefix="befit-blocks") as pool:
+        for done in [pool.submit(work, start, min(rows, start + step)) for start in starts]:
+            done.result()
+    return None
 
 
 def _spread(values: npt.NDArray[Any], blocks: int) -> npt.NDArray[Any]:
