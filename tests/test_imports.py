@@ -12,6 +12,7 @@ import befit.errors
 
 ORDER = (
     "cli",
+    "doctor",
     "bench",
     "llm",
     "api",
@@ -27,6 +28,7 @@ ORDER = (
     "weights",
     "store",
     "sampling",
+    "watermark",
     "structure",
     "config",
     "errors",

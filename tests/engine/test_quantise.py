@@ -59,10 +59,10 @@ def test_auto_takes_the_most_bits_that_fit_without_a_shorter_context(shorter: bo
     assert kind("auto", settling(DENSE, shorter=shorter))[0] == "dense"
     name, why = kind("auto", settling(int(DENSE * 0.6), shorter=shorter))
     assert name == "q8_0"
-    assert why.startswith("w8, 8 bits a weight")
+    assert why.startswith("weights rounded to w8, 8 bits each")
     name, why = kind("auto", settling(int(DENSE * 0.45), shorter=shorter))
     assert name == "q4_k"
-    assert "the model's own and w8 weights do not" in why
+    assert "those of the model itself and of w8 do not" in why
     assert ("leave room for the context" if shorter else "fit the memory") in why
 
 
@@ -98,10 +98,10 @@ def test_a_model_that_is_rounded_on_loading_answers_like_the_file(tmp_path: Path
 
 def test_what_was_chosen_is_printed_with_the_settings(tmp_path: Path) -> None:
     source = tiny_file(tmp_path / "x.gguf", storage="f16", hidden=256)
-    for quant, expected in (("auto", "the model's own"), ("w8", "w8, 8 bits")):
+    for quant, expected in (("auto", "weights as they are: their 0.00 GB fit"), ("w8", "weights rounded to w8")):
         lines: list[str] = []
         load_model(str(source), EngineOptions(quant=quant, **SMALL), report=lines.append).close()
-        assert f"\nquantised    {'no: ' if quant == 'auto' else ''}{expected}" in lines[0]
+        assert f"\nnote         {expected}" in lines[0]
 
 
 def test_a_quantised_model_stays_as_it_is(tmp_path: Path) -> None:
@@ -110,6 +110,6 @@ def test_a_quantised_model_stays_as_it_is(tmp_path: Path) -> None:
     for path in (source, tmp_path / "built"):
         lines: list[str] = []
         load_model(str(path), EngineOptions(**SMALL), report=lines.append).close()
-        assert "quantised" not in lines[0]
+        assert "\nnote" not in lines[0]
         with pytest.raises(ConfigError, match="quantised or packed already"):
             load_model(str(path), EngineOptions(quant="w4", **SMALL))

@@ -29,6 +29,9 @@ def engine_options(function: Function) -> Function:
             help="Round a model of 16 or 32 bits to 8 or 4 bits a weight as it is loaded; auto: if it would not fit.",
         ),
         click.option(
+            "--memory", metavar="SIZE", help="What befit may take of the memory, as in 6GiB.  [default: what is free]"
+        ),
+        click.option(
             "--backend",
             type=click.Choice(["auto", "native", "reference"]),
             default="auto",

@@ -6,21 +6,25 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from befit.backends.base import Backend
-from befit.config import EngineConfig, EngineOptions
+from befit.config import SCORE_ROWS, EngineConfig, EngineOptions
 from befit.engine.grammar import Grammars
 from befit.models.program import Program
 from befit.tokenizer.base import Tokenizer
-from befit.weights.tensor import Tensor, Weight
+from befit.weights.tensor import DenseTensor, Tensor, Weight
 
 if TYPE_CHECKING:
+    from befit.plan.fit import Budget
+    from befit.plan.memory import Model
     from befit.prepared.read import Build
     from befit.quantize.recipe import Target
 
@@ -44,7 +48,8 @@ class LoadedDraft:
 
 @dataclass(slots=True)
 class LoadedModel:
-    """A model ready to serve. `close` frees the backend, then lets go of the file."""
+    """A model ready to serve. `close` frees the backend, then lets go of the file. parameters: how many weights there
+    are; quantisation: the format that most of them have."""
 
     name: str
     path: Path
@@ -55,6 +60,8 @@ class LoadedModel:
     config: EngineConfig
     release: Callable[[], None] = lambda: None
     draft: LoadedDraft | None = None
+    parameters: int = 0
+    quantisation: str = ""
     grammars: Grammars = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,9 +92,11 @@ class _Opened:
     notes: Sequence[str] = ()
 
     @property
-    def weight_bytes(self) -> int:
-        """Bytes that the weights take in memory."""
-        return sum(weight.nbytes for weight in self.weights.values())
+    def facts(self) -> Model:
+        """What its memory is worked out from."""
+        from befit.plan.opened import of_weights
+
+        return of_weights(self.name, str(self.path), self.program, self.weights)
 
 
 def load_model(
@@ -109,8 +118,7 @@ def load_model(
     """
     # Imported here so that commands that load no model do not pay for it.
     from befit import tokenizer
-    from befit.engine.quantise import choose
-    from befit.engine.resolve import resolve, table
+    from befit.engine.resolve import table
 
     opened = _open(ref, options, progress)
     draft: _Opened | None = None
@@ -128,21 +136,8 @@ def load_model(
 
             draft = _open(options.draft, options, progress)
             check_vocabulary(draft.name, opened.metadata, draft.metadata)
-        drafting, draft_bytes = (draft.program, draft.weight_bytes) if draft is not None else (None, 0)
-
-        def settle(weights: Mapping[str, Weight]) -> EngineConfig:
-            size = sum(weight.nbytes for weight in weights.values()) + draft_bytes
-            return resolve(options, opened.program, weight_bytes=size, draft=drafting)
-
-        choice = choose(options, opened.program, opened.weights, opened.release, settle)
-        opened.weights = choice.weights
-        config = settle(opened.weights)
-        weight_bytes = opened.weight_bytes + draft_bytes
-        settings = table(
-            config, opened.program, name=opened.name, weight_bytes=weight_bytes, draft=drafting, notes=opened.notes
-        )
-        if choice.why:
-            settings += f"\nquantised    {choice.why}"
+        config, budget, facts, notes = _settled(opened, options, draft)
+        settings = table(config, budget, facts, notes)
         log.info("Settings:\n%s", settings)
         if report is not None:
             report(settings)
@@ -160,6 +155,7 @@ def load_model(
         loaded = LoadedModel(
             opened.name, opened.path, opened.metadata, opened.program, tokens, backend, config, release=opened.close
         )
+        loaded.parameters, loaded.quantisation = _counted(opened.weights.values())
         if draft is not None:
             loaded.draft = LoadedDraft(draft.name, draft.program, _create(draft, config), release=draft.close)
     except BaseException:
@@ -170,10 +166,59 @@ def load_model(
     return loaded
 
 
+def settle(ref: str, options: EngineOptions) -> tuple[EngineConfig, Budget, Model]:
+    """The settings that `load_model` would use, what they take of memory, and the model, without reading weights.
+
+    A model that is not stored is fetched. Raises what `load_model` raises.
+    """
+    with ExitStack() as stack:
+        opened = _open(ref, options, progress=False)
+        stack.callback(opened.close)
+        draft = None
+        if options.draft is not None:
+            draft = _open(options.draft, options, progress=False)
+            stack.callback(draft.close)
+        return _settled(opened, options, draft)[:3]
+
+
+def _settled(
+    opened: _Opened, options: EngineOptions, draft: _Opened | None
+) -> tuple[EngineConfig, Budget, Model, list[str]]:
+    """Choose what the weights are rounded to, and everything that follows from it; and notes on the weights."""
+    from befit.engine.quantise import choose
+    from befit.engine.resolve import resolve
+
+    beside = draft.facts if draft is not None else None
+
+    def facts_of(weights: Mapping[str, Weight]) -> Model:
+        return replace(replace(opened, weights=weights).facts, draft=beside)
+
+    def settings_of(weights: Mapping[str, Weight]) -> EngineConfig:
+        return resolve(options, facts_of(weights))[0]
+
+    choice = choose(options, opened.program, opened.weights, opened.release, settings_of)
+    opened.weights = choice.weights
+    facts = facts_of(opened.weights)
+    config, budget = resolve(options, facts)
+    return config, budget, facts, [*opened.notes, *([choice.why] if choice.why else [])]
+
+
+def _counted(weights: Iterable[Weight]) -> tuple[int, str]:
+    """The number of all weights, and the format of most of them."""
+    counts: Counter[str] = Counter()
+    for weight in weights:
+        name = weight.dtype if isinstance(weight, DenseTensor) else _format_name(weight.format)
+        counts[name] += prod(weight.shape)
+    return counts.total(), counts.most_common(1)[0][0].upper() if counts else ""
+
+
+def _format_name(form: Any) -> str:
+    return form if isinstance(form, str) else str(form.name)
+
+
 def _create(opened: _Opened, config: EngineConfig, on_progress: Callable[[int, int], None] | None = None) -> Backend:
     """Read the weights into a backend."""
     from befit import backends
-    from befit.engine.core import SCORE_ROWS
 
     return backends.create(
         cast(Literal["native", "reference"], config.backend),

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from befit.quantize.recipe import Target
 
 CHOICES = ("auto", "none", "w8", "w4")
-_WORDS = {"none": "no", "w8": "w8, 8 bits a weight", "w4": "w4, 4 bits a weight"}
+_WORDS = {
+    "none": "weights as they are",
+    "w8": "weights rounded to w8, 8 bits each",
+    "w4": "weights rounded to w4, 4 bits each",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def _reason(
 ) -> str:
     size, whole = (sum(weight.nbytes for weight in each.values()) / 1e9 for each in (chosen, dense))
     if best == "none":
-        return f"{_WORDS[best]}: the model's own {whole:.2f} GB of weights fit"
-    less = " and ".join(["the model's own", *(["w8"] if best == "w4" else [])])
+        return f"{_WORDS[best]}: their {whole:.2f} GB fit"
+    less = "those of the model itself and of w8" if best == "w4" else "those of the model itself"
     what = "fit the memory" if "none" in refused else "leave room for the context"
-    return f"{_WORDS[best]}, {size:.2f} GB instead of {whole:.2f} GB: {less} weights do not {what}"
+    return f"{_WORDS[best]}, {size:.2f} GB instead of {whole:.2f} GB: {less} do not {what}"
