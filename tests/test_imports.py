@@ -12,6 +12,7 @@ import befit.errors
 
 ORDER = (
     "cli",
+    "doctor",
     "bench",
     "llm",
     "api",
@@ -26,6 +27,7 @@ ORDER = (
     "weights",
     "store",
     "sampling",
+    "watermark",
     "structure",
     "config",
     "errors",

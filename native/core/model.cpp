@@ -29,6 +29,12 @@ void Value::allocate(int tokens, int threads) {
   }
 }
 
+size_t Value::bytes() const {
+  size_t sum = 0;
+  for (const Memory& m : memory_) sum += m.bytes();
+  return sum;
+}
+
 Model::Model(const Kernels& k, int threads, KvType kv_type_, int max_tokens_, int max_rows_, int pages_)
     : kernels(k), pool(threads), kv_type(kv_type_), max_tokens(max_tokens_), max_rows(max_rows_), pages(pages_) {}
 
@@ -48,9 +54,9 @@ int Model::add_matrix(Matrix form) {
   return (int)matrices.size() - 1;
 }
 
-void Model::pack(const std::vector<std::pair<int, Source>>& weights) {
+void Model::pack(const std::vector<Rows>& weights) {
   std::vector<Packing> work;
-  for (const auto& [matrix, source] : weights) work.push_back({source, matrices[matrix]});
+  for (const auto& [matrix, first, from] : weights) work.push_back({from, matrices[matrix].part(first, from.rows)});
   befit::pack(work, pool);
 }
 
@@ -81,6 +87,13 @@ AttentionPlan* Model::plan(int kv_heads, int share, int dim, int window) {
 void Model::finish() {
   for (size_t i = 0; i < values.size(); i++) values[i].allocate((int)i == logits_ ? max_rows : max_tokens, pool.size());
   kv_ = Memory(page_bytes_ * (size_t)pages);
+}
+
+size_t Model::buffer_bytes() const {
+  size_t sum = 0;
+  for (const Value& v : values) sum += v.bytes();
+  for (const RopeTable& r : ropes) sum += r.turns.size() * sizeof(float);
+  return sum;
 }
 
 void Model::run(const Batch& batch, int thread) {

@@ -45,6 +45,7 @@ class Value {
   bool floats = false, quantized = false, local = false;
 
   void allocate(int tokens, int threads);
+  size_t bytes() const;  // of what was allocated
   const View& view(int thread, int count) const { return count == 1 && !private_.empty() ? private_[thread] : shared_; }
   const View& shared() const { return shared_; }
   float* row(const View& v, int token) const { return v.f + (size_t)token * width; }
@@ -123,7 +124,11 @@ class Model {
 
   int add_value(int width, bool floats, bool quantized, bool local);
   int add_matrix(Matrix form);  // memory for it; its weights come later, from pack or read
-  void pack(const std::vector<std::pair<int, Source>>& weights);
+  struct Rows {
+    int matrix, first;  // the first row, a multiple of kTileRows
+    Source from;
+  };
+  void pack(const std::vector<Rows>& weights);
   // Weights that were packed before and lie in a file, from the bytes given. Throws std::runtime_error.
   void read(int file, const std::vector<std::pair<int, size_t>>& weights);
   int add_rope(int dim, bool interleaved, float scale, std::vector<double> inv_freq);
@@ -153,6 +158,7 @@ class Model {
   size_t page_bytes() const { return page_bytes_; }
   size_t kv_bytes() const { return kv_.bytes(); }
   size_t weight_bytes() const { return weights_.used(); }
+  size_t buffer_bytes() const;  // of values and rotations, once finish() has made them
 
   const Kernels& kernels;
   ThreadPool pool;

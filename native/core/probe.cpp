@@ -59,7 +59,7 @@ Product::Product(const Kernels& kernels, const Source& source, const float* x, i
   op_.x = in;
   op_.division.allocate(threads);
   const int matrix = model_.add_matrix(source.packed());
-  model_.pack({{matrix, source}});
+  model_.pack({{matrix, 0, source}});
   op_.parts.push_back({matrix, out_, {}, false, {}});
   model_.finish();
   const Value& value = model_.values[in];

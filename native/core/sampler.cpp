@@ -9,13 +9,24 @@ namespace {
 
 constexpr float kBanned = -std::numeric_limits<float>::infinity();
 
-// Uniform in [0, 1) from a seed and a counter: splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
-double uniform(uint64_t seed, uint64_t index) {
-  uint64_t z = seed + (index + 1) * 0x9E3779B97F4A7C15ull;
+// The finalizer of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), but for its last shift.
+uint64_t mix(uint64_t z) {
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+  return (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+}
+
+// Uniform in [0, 1) from a seed and a counter.
+double uniform(uint64_t seed, uint64_t index) {
+  uint64_t z = mix(seed + (index + 1) * 0x9E3779B97F4A7C15ull);
   z ^= z >> 31;
   return (double)(z >> 11) * 0x1p-53;
+}
+
+constexpr float kWatermarkDelta = 2;
+
+// The half of the vocabulary that the watermark favours after a token: as befit/watermark.py has it.
+bool favoured(int before, int token) {
+  return mix((uint64_t)token + (uint64_t)(before + 1) * 0x9E3779B97F4A7C15ull) >> 63;
 }
 
 struct Candidate {
@@ -85,6 +96,7 @@ void score(const Kernels& k, const float* logits, int vocab, float max, int toke
 Sampler::Sampler(SamplerSpec spec, const std::vector<int>& prompt) : spec_(std::move(spec)) {
   if (spec_.repetition_penalty != 1)
     for (int id : prompt) seen_[id].in_prompt = true;
+  if (!prompt.empty()) before_ = prompt.back();
 }
 
 void Sampler::adjust(float* logits, int vocab) const {
@@ -97,6 +109,10 @@ void Sampler::adjust(float* logits, int vocab) const {
   }
   for (const auto& [id, bias] : spec_.logit_bias)
     if (id < vocab) logits[id] += bias;
+  const int before = output_.empty() ? before_ : output_.back();
+  if (spec_.watermark && before >= 0)
+    for (int id = 0; id < vocab; id++)
+      if (favoured(before, id)) logits[id] += kWatermarkDelta;
   if ((int)output_.size() < spec_.min_tokens)
     for (int id : spec_.stop_ids)
       if (id < vocab) logits[id] = kBanned;
@@ -165,7 +181,7 @@ Sampled Sampler::sample(const Kernels& k, float* logits, int vocab, int logprobs
     return out;
   }
   const float raw_max = max;
-  const bool adjusted = mask || !seen_.empty() || !spec_.logit_bias.empty() || !spec_.bad_words.empty() || !spec_.allowed_ids.empty() ||
+  const bool adjusted = mask || spec_.watermark || !seen_.empty() || !spec_.logit_bias.empty() || !spec_.bad_words.empty() || !spec_.allowed_ids.empty() ||
                         ((int)output_.size() < spec_.min_tokens && !spec_.stop_ids.empty());
   std::vector<float> raw;
   if (adjusted) {

@@ -18,6 +18,7 @@ struct SamplerSpec {
   std::vector<std::vector<int>> bad_words;
   std::vector<int> stop_ids;
   std::vector<int> allowed_ids;  // if any, no other may be sampled
+  bool watermark = false;        // see befit/watermark.py
 };
 
 // What one row of logits gave. `top` lists the likeliest tokens of the model's own distribution. A `skipped` row came after
@@ -51,6 +52,7 @@ class Sampler {
   SamplerSpec spec_;
   std::unordered_map<int, Seen> seen_;  // filled only when a penalty needs it
   std::vector<int> output_;
+  int before_ = -1;  // the prompt's last token, for the watermark
 };
 
 }  // namespace befit

@@ -53,6 +53,8 @@ struct Matrix {
   }
   const uint8_t* tile(int t) const { return data + t * tile_bytes(); }
   size_t bytes() const { return tile_bytes() * tiles(); }
+  // Some of its rows, from the first row of a tile.
+  Matrix part(int first, int count) const { return {format, count, columns, data + first / kTileRows * tile_bytes()}; }
 };
 
 // How a weight lies in its file: rows of GGUF blocks, or of f32, f16 or bf16 values.

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SCORE_ROWS = 64
+"""Prompt positions that a step scores at most. With a sampled row per sequence: the rows a backend needs room for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """What a user may set; None is auto (see `EngineConfig` for the meanings)."""
+    """What a user may set; None is auto (see `EngineConfig` for the meanings).
+
+    memory is what befit may take, in bytes or as in "6GiB"; None: what is free.
+    """
 
     ctx: int | None = None
     max_seqs: int | None = None
     token_budget: int | None = None
     kv_tokens: int | None = None
+    memory: int | str | None = None
     threads: int | None = None
     backend: str = "auto"
     kv_dtype: str | None = None

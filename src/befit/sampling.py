@@ -43,6 +43,7 @@ class SamplingParams:
     skip_special_tokens  leave control tokens out of the text
     shown_tokens         token ids that are text all the same
     structure            what the output must look like
+    watermark            favour tokens so that the text can be told later (see `befit.watermark`)
 
     Filters apply in this order: penalties and biases, temperature, top_k, top_p, min_p, typical_p.
     """
@@ -73,6 +74,7 @@ class SamplingParams:
     skip_special_tokens: bool = True
     shown_tokens: Sequence[int] = ()
     structure: Structure | None = None
+    watermark: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):

@@ -32,18 +32,27 @@ class Structure:
     kind     "json": `text` is a JSON schema; "regex": a regular expression that the whole must match; "grammar": Lark
              in llguidance's dialect, or GBNF
     after    the output is free until it holds this text, and the structure begins behind it; "" is from the start
+    begun    with or without `after`: a regular expression (Python's, of one group). Where free output begins with a
+             match, the structure begins behind that too, as if "\\2", the group and a line break came first; "\\1"
+             then comes before what follows `after`, so that a grammar can tell
     opening  with `after`: the spelling of a token. If the output begins with that, it is free until `after`; otherwise
              the structure holds from the start
-    again    once complete, the output is free until the next `after`; otherwise it ends there
+    again    once complete, the output is free until the next `after` or `begun`; otherwise it ends there
     param    the request field that errors name
     """
 
     kind: Literal["json", "regex", "grammar"]
     text: str
     after: str = ""
+    begun: str = ""
     opening: str = ""
     again: bool = False
     param: str = field(default="structured_outputs", compare=False)
+
+    @property
+    def waits(self) -> bool:
+        """Whether output is free at first."""
+        return bool(self.after or self.begun)
 
     def __post_init__(self) -> None:
         most = MAX_CHARACTERS[self.kind]

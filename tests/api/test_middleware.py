@@ -34,7 +34,7 @@ async def test_between_two_requests_that_start_the_event_loop_turns_to_others() 
     async def send(message: Message) -> None:
         raise AssertionError("nobody answers")
 
-    around = RequestScope(app, on_error=lambda error: Response(status_code=500))
+    around = RequestScope(app, on_error=lambda error, path: Response(status_code=500))
     loop.call_soon(tick)
     await asyncio.gather(*(around(scope("POST"), receive, send) for _ in range(20)))
     assert len(set(started)) == 20

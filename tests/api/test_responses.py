@@ -323,7 +323,13 @@ async def test_input_tokens(client, engine):
         ("text", {"format": {"type": "json_schema"}}),
         ("reasoning", {"effort": "high"}),
         ("tools", [{"type": "web_search"}]),
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tools", [{"type": "function", "name": "f", "defer_loading": True}]),
+        ("tools", [{"type": "function", "name": ""}]),
+        ("tools", [{"type": "function", "name": "f", "strict": True, "parameters": {"not": {}}}]),
         ("tool_choice", "required"),
+        ("tool_choice", {"type": "mcp"}),
+        ("tool_choice", {"type": "allowed_tools", "mode": "auto", "tools": []}),
         ("conversation", "conv_1"),
         ("prompt", {"id": "pmpt_1"}),
         ("request_id", "a b"),
@@ -350,3 +356,136 @@ async def test_a_client_that_leaves_ends_its_response(client, engine):
     await asyncio.gather(task, return_exceptions=True)
     await asyncio.sleep(0.01)
     assert engine.open == 0
+
+
+# -- calls of functions -----------------------------------------------------------------------------------------------
+
+ADD = {
+    "type": "function",
+    "name": "add",
+    "description": "Adds",
+    "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]},
+    "strict": True,
+}
+NOW = {"type": "function", "name": "now", "parameters": None, "strict": None}
+CALLS = ['{"name": "add", "argu', 'ments": {"x"', ": 1}}, ", '{"name": "now", "arguments": {}}']
+
+
+async def test_calls_are_items(client, engine, template):
+    engine.pieces = CALLS
+    body = (await create(client, tools=[ADD, NOW], tool_choice="required", parallel_tool_calls=True)).json()
+    assert (body["status"], body["tools"], body["tool_choice"]) == ("completed", [ADD, NOW], "required")
+    shown = [(item["type"], item["status"], item["name"], item["arguments"]) for item in body["output"]]
+    assert shown == [
+        ("function_call", "completed", "add", '{"x": 1}'),
+        ("function_call", "completed", "now", "{}"),
+    ]
+    ids = [(item["id"], item["call_id"]) for item in body["output"]]
+    assert len({name for pair in ids for name in pair}) == 4
+    function = {key: ADD[key] for key in ("name", "description", "parameters", "strict")}
+    assert template.calls[0]["tools"] == [
+        {"type": "function", "function": function},
+        {"type": "function", "function": {"name": "now"}},
+    ]
+    structure = engine.seen[0][1].structure
+    assert structure is not None
+    assert not structure.waits
+
+
+async def test_events_of_calls(client, engine):
+    engine.pieces = CALLS
+    found = events((await create(client, tools=[ADD, NOW], stream=True)).text)
+    assert [name.removeprefix("response.") for name, _ in found] == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        *["function_call_arguments.delta"] * 2,
+        "function_call_arguments.done",
+        "output_item.done",
+        "output_item.added",
+        "function_call_arguments.delta",
+        "function_call_arguments.done",
+        "output_item.done",
+        "completed",
+    ]
+    payloads = [payload for _, payload in found]
+    added, done = payloads[2]["item"], payloads[6]["item"]
+    assert (added["arguments"], added["status"]) == ("", "in_progress")
+    assert added | {"arguments": '{"x": 1}', "status": "completed"} == done
+    assert "".join(payload["delta"] for payload in payloads[3:5]) == payloads[5]["arguments"] == done["arguments"]
+    assert [payload["output_index"] for payload in payloads[2:11]] == [0] * 5 + [1] * 4
+    assert payloads[-1]["response"]["output"] == [done, payloads[10]["item"]]
+
+
+async def test_text_beside_tools_is_a_message(client, engine):
+    engine.pieces = ['{"name": "Bob"', "} is no call"]
+    body = (await create(client, tools=[ADD])).json()
+    [item] = body["output"]
+    assert item["content"][0]["text"] == '{"name": "Bob"} is no call'
+    engine.pieces = [""]
+    [empty] = (await create(client, tools=[ADD])).json()["output"]
+    assert empty["content"] == [{"type": "output_text", "text": "", "annotations": []}]
+
+
+async def test_a_call_that_is_cut_is_incomplete(client, engine):
+    engine.pieces = CALLS
+    for stream in (False, True):
+        response = await create(client, tools=[ADD], max_output_tokens=33, stream=stream)
+        body = events(response.text)[-1][1]["response"] if stream else response.json()
+        assert (body["status"], body["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+        [item] = body["output"]
+        assert (item["type"], item["status"], item["arguments"]) == ("function_call", "incomplete", '{"x"')
+
+
+async def test_results_of_calls_go_back(client, engine, template):
+    engine.pieces = CALLS[:3]
+    made = (await create(client, "one", tools=[ADD])).json()
+    call = made["output"][0]["call_id"]
+    engine.pieces = ["1"]
+    output = {"type": "function_call_output", "call_id": call, "output": "2"}
+    await create(client, [output], tools=[ADD], previous_response_id=made["id"])
+    await create(client, [{"role": "user", "content": "one"}, *made["output"], output], tools=[ADD])
+    for messages in (template.calls[1]["messages"], template.calls[2]["messages"]):
+        assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
+        function = {"name": "add", "arguments": {"x": 1}}
+        assert messages[1]["tool_calls"] == [{"id": call, "type": "function", "function": function}]
+        assert (messages[2]["tool_call_id"], messages[2]["content"]) == (call, "2")
+
+
+async def test_choices_of_tools(client, engine, template):
+    engine.pieces = ['{"name": "add", "arguments": {"x": 1}}']
+    both = [ADD, NOW]
+    await create(client, tools=both, tool_choice="none")
+    assert ("tools" in template.calls[-1], engine.seen[-1][1].structure) == (False, None)
+    await create(client, tools=both, tool_choice={"type": "function", "name": "add"})
+    assert not engine.seen[-1][1].structure.waits
+    allowed = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "now"}]}
+    [item] = (await create(client, tools=both, tool_choice=allowed)).json()["output"]
+    assert item["type"] == "message", "add may not be called"
+    assert len(template.calls[-1]["tools"]) == 2, "the prompt is the same, and found in the cache"
+    assert engine.seen[-1][1].structure.waits
+    allowed["mode"] = "required"
+    await create(client, tools=both, tool_choice=allowed)
+    assert 'pick_0: "now' in engine.seen[-1][1].structure.text
+
+
+async def test_a_cancelled_stream_gets_its_last_event(client, engine):
+    engine.gate = asyncio.Event()
+    reading = asyncio.ensure_future(create(client, background=True, stream=True, request_id="mine"))
+    while not engine.open:
+        await asyncio.sleep(0.001)
+    engine.gate.set()
+    engine.gate = asyncio.Event()
+    await asyncio.sleep(0.01)
+    assert not reading.done()
+    body = (await client.post("/v1/responses/resp_mine/cancel")).json()
+    found = events((await reading).text)
+    assert [kind for kind, _ in found[-4:]] == [
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.incomplete",
+    ]
+    assert found[-1][1]["response"] == body
+    assert (body["status"], body["output"][0]["content"][0]["text"]) == ("cancelled", "Hel")
+    assert body["incomplete_details"] is None

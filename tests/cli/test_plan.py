@@ -43,8 +43,10 @@ def test_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [plan] = answer["plans"]
     parts = plan["bytes"]
     assert answer["fits"] is plan["fits"] is plan["model"]["runs"] is True
-    assert parts["total"] == parts["weights"] + parts["kv_cache"] + parts["activations"] + parts["overhead"]
-    assert parts["weights"] == sum(plan["model"]["weight_bytes"].values())
+    purposes = ("weights", "kv_cache", "activations", "overhead", "reserve")
+    assert parts["total"] == sum(parts[purpose] for purpose in purposes)
+    assert parts["weights"] == sum(plan["model"]["memory_bytes"].values())
+    assert sum(plan["model"]["weight_bytes"].values()) < parts["weights"] < 2 * path.stat().st_size
     assert plan["machine"]["available"] == 2 << 30
     assert plan["wish"]["ctx"] == 256
     assert main(["plan", str(path), "--memory", "1MB", "--json"]) == 1

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.files import CONTROL, tiny_file
+from support.files import CONTROL, tiny_file, word_merges
 from support.tokenizers import QWEN
 
 from .conftest import ServerProcess
@@ -142,6 +142,39 @@ def test_copilots_agent_is_told_plainly_that_it_does_not_fit(server: ServerProce
     assert error["param"] in ("messages", "tools")
     assert error["code"] in ("context_length_exceeded", "unsupported_field")
     assert any(number in error["message"] for number in ("1024", "39"))
+
+
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A model with a context for agents, and random weights."""
+    merges = word_merges(json.dumps(copilot_agent_body("")))
+    path = tmp_path_factory.mktemp("roomy") / "tiny.gguf"
+    model = tiny_file(path, merges=merges, size=1024, n_layers=1, n_heads=1, n_kv_heads=1, context=32768)
+    server = ServerProcess(
+        model, "--ctx", "32768", "--kv-tokens", "40960", "--served-name", "tiny", "--max-output-tokens", "16"
+    )
+    yield server
+    assert server.stop() == 0
+
+
+def test_copilots_agent_where_it_fits(roomy: ServerProcess) -> None:
+    """In chats and in the Responses protocol; the second time the prompt is known."""
+    body = copilot_agent_body("tiny")
+    for _ in range(2):
+        chunks = events(post(roomy, "/v1/chat/completions", body, headers={"authorization": "Bearer"}))
+        assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+        assert chunks[-2]["choices"][0]["finish_reason"] in ("stop", "length", "tool_calls")
+        usage = chunks[-1]["usage"]
+        assert 10_000 < usage["prompt_tokens"] < 32_000
+    assert usage["prompt_tokens_details"]["cached_tokens"] > usage["prompt_tokens"] - 32
+    body["input"] = body.pop("messages")
+    body["tools"] = [{"type": "function", "strict": None, **tool["function"]} for tool in body["tools"]]
+    del body["n"], body["stream_options"]
+    response = post(roomy, "/v1/responses", body)
+    assert response.status_code == 200, response.text
+    *_, last = (line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: "))
+    assert json.loads(last)["type"] in ("response.completed", "response.incomplete")
+    assert json.loads(last)["response"]["usage"]["input_tokens"] == usage["prompt_tokens"]
 
 
 @pytest.mark.model

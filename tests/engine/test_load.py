@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from befit import LLM, SamplingParams
+from befit import LLM, SamplingParams, backends
 from befit.config import EngineOptions
-from befit.engine.load import load_model
+from befit.engine.load import load_model, settle
+from befit.errors import DoesNotFit
 from befit.prepared.write import build
-from support.files import VOCAB, tiny_file, write_gguf
+from support.files import VOCAB, tiny_file, vocabulary, write_gguf
 from support.hf import hf_arrays, hf_config, write_folder
 from support.tiny import tiny_model
 
@@ -76,7 +77,7 @@ def test_an_interruption_ends_the_loading(which: str, request: pytest.FixtureReq
 
 def test_a_hugging_face_folder_answers_like_the_same_weights_in_a_gguf_file(tmp_path: Path) -> None:
     model = tiny_model("llama", vocab=VOCAB, storage="f16")
-    file = write_gguf(tmp_path / "tiny.gguf", model)
+    file = write_gguf(tmp_path / "tiny.gguf", model, vocabulary())
     generation = {"temperature": 0.5, "top_k": 5, "eos_token_id": [4, 262]}
     folder = write_folder(tmp_path / "Tiny-1.5B", hf_config(model), hf_arrays(model, "F16"), generation=generation)
     params = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True)
@@ -88,3 +89,32 @@ def test_a_hugging_face_folder_answers_like_the_same_weights_in_a_gguf_file(tmp_
     assert outputs[0] == outputs[1]
     assert (name, recommended) == ("Tiny-1.5B", SamplingParams(temperature=0.5, top_k=5))
     assert {4, 262} <= ends
+
+
+@pytest.mark.parametrize("which", ["source", "built"])
+def test_what_does_not_fit_is_refused_before_weights_are_read(
+    which: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "create", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(DoesNotFit, match=r"weights .* = .*, of 150 MB \(memory as given\)"):
+        load_model(str(request.getfixturevalue(which)), EngineOptions(memory="150MB"))
+
+
+@pytest.mark.parametrize("which", ["source", "built"])
+def test_settings_are_known_without_loading(which: str, request: pytest.FixtureRequest) -> None:
+    path = str(request.getfixturevalue(which))
+    config, budget, facts = settle(path, SMALL)
+    model = load_model(path, SMALL)
+    assert model.config == config
+    assert budget.weights == facts.memory_bytes
+    model.close()
+
+
+def test_a_built_folder_takes_as_much_memory_as_its_file(source: Path, built: Path) -> None:
+    assert settle(str(source), SMALL)[2].memory == settle(str(built), SMALL)[2].memory
+
+
+def test_a_draft_model_comes_on_top(source: Path) -> None:
+    alone = settle(str(source), SMALL)[1]
+    both = settle(str(source), EngineOptions(ctx=64, kv_tokens=128, threads=2, draft=str(source)))[1]
+    assert (both.weights, both.kv, both.activations) == (2 * alone.weights, 2 * alone.kv, 2 * alone.activations)

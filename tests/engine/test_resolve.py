@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from befit.config import EngineConfig, EngineOptions
 from befit.engine.resolve import resolve, table
 from befit.errors import ConfigError, DoesNotFit
 from befit.models.program import Attention, Program
+from befit.plan.fit import Budget
+from befit.plan.memory import Model
 
 # 2 (k and v) * 8 heads * 64 * 2 bytes * 10 layers = 20,480 bytes of f16 KV a token
 LAYERS = tuple(Attention("o", "q", "k", "v", i, n_heads=8, n_kv_heads=8, head_dim=64, scale=1.0) for i in range(10))
@@ -18,10 +21,32 @@ PROGRAM = Program("test", 1000, 512, 10, 32768, LAYERS)
 GB = 10**9
 
 
-def config(tmp_path: Path, available: int = 16 * GB, weights: int = GB, **wishes: Any) -> EngineConfig:
+def model(weights: int = GB, program: Program = PROGRAM, draft: Model | None = None) -> Model:
+    sizes = {"mlp": weights}
+    return Model(
+        name="tiny",
+        origin="",
+        family="test",
+        catalogue_family=None,
+        program=program,
+        shapes={},
+        counts={"mlp": weights // 2},
+        weights=sizes,
+        stored="F16",
+        draft=draft,
+    )
+
+
+def resolved(
+    tmp_path: Path, available: int = 16 * GB, subject: Model | None = None, **wishes: Any
+) -> tuple[EngineConfig, Budget]:
     (tmp_path / "proc").mkdir(exist_ok=True)
     (tmp_path / "proc/meminfo").write_text(f"MemAvailable: {available // 1024} kB\n")
-    return resolve(EngineOptions(**wishes), PROGRAM, weight_bytes=weights, root=tmp_path)
+    return resolve(EngineOptions(**wishes), subject or model(), root=tmp_path)
+
+
+def config(tmp_path: Path, available: int = 16 * GB, **wishes: Any) -> EngineConfig:
+    return resolved(tmp_path, available, **wishes)[0]
 
 
 def test_the_defaults(tmp_path: Path) -> None:
@@ -43,16 +68,87 @@ def test_one_context_may_take_more_than_the_share(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused_with_the_sum_and_what_would_fit(tmp_path: Path) -> None:
     with pytest.raises(DoesNotFit) as caught:
-        config(tmp_path, available=int(1.5 * GB), ctx=32768)
+        config(tmp_path, available=int(1.6 * GB), ctx=32768)
     message = caught.value.message
-    for part in ("1.00 GB", "671 MB", "20480 bytes a token", "150 MB", "1.50 GB", "ctx to at most 17088"):
+    for part in ("weights 1.00 GB", "671 MB", "20480 bytes", "reserve 100 MB", "1.60 GB", "(--kv-dtype int8)"):
         assert part in message
-    assert config(tmp_path, available=int(1.5 * GB), ctx=17088).n_blocks == 1068
+    [option] = re.findall(r"\(--ctx (\d+)\)", message)
+    with pytest.raises(DoesNotFit):
+        config(tmp_path, available=int(1.6 * GB), ctx=int(option) + 2048)
 
 
-def test_weights_that_do_not_fit_call_for_a_smaller_model(tmp_path: Path) -> None:
-    with pytest.raises(DoesNotFit, match="choose a smaller model"):
+@pytest.mark.parametrize("wishes", [{"ctx": 32768}, {"kv_tokens": 32768}, {"ctx": 20000, "max_seqs": 500}])
+def test_what_is_offered_instead_does_fit(tmp_path: Path, wishes: dict[str, Any]) -> None:
+    with pytest.raises(DoesNotFit) as caught:
+        config(tmp_path, available=int(1.45 * GB), **wishes)
+    offers = re.findall(r"\((--[^)]*)\)", caught.value.message)
+    assert offers
+    for offer in offers:
+        words = offer.split()
+        changes = {
+            name.removeprefix("--").replace("-", "_"): int(value) if value.isdecimal() else value
+            for name, value in zip(words[::2], words[1::2], strict=True)
+        }
+        config(tmp_path, available=int(1.45 * GB), **{**wishes, **changes})
+
+
+def test_weights_that_do_not_fit_call_for_smaller_ones(tmp_path: Path) -> None:
+    with pytest.raises(DoesNotFit, match=r"quantisation: 4-bit \(Q4_K_M\)"):
         config(tmp_path, available=GB)
+    with pytest.raises(DoesNotFit, match="take a smaller model"):
+        config(tmp_path, available=GB // 4)
+
+
+def test_where_memory_is_short_there_are_fewer_sequences_then_smaller_steps_then_a_shorter_context(
+    tmp_path: Path,
+) -> None:
+    least = resolved(tmp_path, ctx=8192, max_seqs=1, token_budget=128, kv_tokens=8192)[1].used + 100 * 10**6 + 1023
+    got = config(tmp_path, available=least)
+    assert (got.ctx, got.max_seqs, got.token_budget) == (8192, 1, 128)
+    got = config(tmp_path, available=least + 900_000)
+    assert (got.ctx, got.max_seqs, got.token_budget) == (8192, 16, 512)
+    got = config(tmp_path, available=int(1.3 * GB))
+    assert (got.ctx, got.max_seqs, got.token_budget) == (5120, 1, 128)
+    assert config(tmp_path, available=least + 900_000, max_seqs=20).max_seqs == 20
+
+
+def test_memory_as_given_goes_to_the_cache_as_far_as_it_can_be_used(tmp_path: Path) -> None:
+    got, needed = resolved(tmp_path, memory="6GB")
+    assert needed.available == 6 * GB
+    assert needed.reserve == 6 * GB // 20
+    page = 16 * 20480
+    assert needed.total <= 6 * GB < needed.total + page
+    assert needed.kv == got.n_blocks * page
+    assert config(tmp_path, memory="100GB").n_blocks == 64 * 512
+    assert config(tmp_path, memory=6 * GB).n_blocks == got.n_blocks
+    with pytest.raises(ConfigError, match="no amount of memory"):
+        config(tmp_path, memory="much")
+
+
+def test_the_limit_of_a_container_counts(tmp_path: Path) -> None:
+    for name, text in {
+        "proc/self/cgroup": "0::/app",
+        "sys/fs/cgroup/app/memory.max": str(2 * GB),
+        "sys/fs/cgroup/app/memory.current": str(GB // 10),
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    got, needed = resolved(tmp_path, ctx=4096)
+    assert needed.available == 19 * GB // 10
+    assert needed.total <= needed.available
+    assert got.n_blocks == int(0.25 * needed.available) // (16 * 20480)
+    with pytest.raises(DoesNotFit, match=r"of 1.90 GB \(memory free now\)"):
+        resolved(tmp_path, subject=model(2 * GB))
+
+
+def test_what_is_printed_is_what_is_counted(tmp_path: Path) -> None:
+    got, needed = resolved(tmp_path)
+    assert needed.used == needed.weights + needed.kv + needed.activations + needed.overhead
+    assert needed.total == needed.used + needed.reserve <= needed.available
+    line = next(line for line in table(got, needed, model()).splitlines() if line.startswith("memory"))
+    assert "weights 1.00 GB + KV cache 4.00 GB + activations" in line
+    assert f"reserve 800 MB = {needed.total / 1e9:.2f} GB, of 16.00 GB" in line
 
 
 def test_more_context_than_the_model_has_is_refused_with_both_numbers(tmp_path: Path) -> None:
@@ -66,29 +162,32 @@ def test_kv_tokens_overrides_the_share(tmp_path: Path) -> None:
     assert (small.ctx, small.n_blocks, small.max_seqs) == (100, 7, 7)
     with pytest.raises(ConfigError, match="ctx is 4096 but kv_tokens gives the KV cache 100 tokens"):
         config(tmp_path, kv_tokens=100, ctx=4096)
-    with pytest.raises(DoesNotFit, match="kv_tokens to at most"):
+    with pytest.raises(DoesNotFit, match="--kv-tokens"):
         config(tmp_path, kv_tokens=10**7)
 
 
-def test_a_draft_model_has_its_own_keys_and_values_in_every_page(tmp_path: Path) -> None:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text(f"MemAvailable: {16 * GB // 1024} kB\n")
-    options = EngineOptions(draft="small")
-    small = Program("test", 1000, 512, 5, 32768, LAYERS[:5])
-    got = resolve(options, PROGRAM, weight_bytes=GB, draft=small, root=tmp_path)
+def test_a_draft_model_takes_weights_and_a_part_of_every_page(tmp_path: Path) -> None:
+    small = model(GB // 10, Program("test", 1000, 512, 5, 32768, LAYERS[:5]))
+    pair = model(draft=small)
+    got, needed = resolved(tmp_path, subject=pair, draft="small")
+    assert needed.weights == GB + GB // 10
     assert got.n_blocks == pytest.approx(config(tmp_path).n_blocks * 2 / 3, abs=1)
-    assert "prompt lookup and draft model small" in table(got, PROGRAM, name="big", weight_bytes=GB, draft=small)
+    assert "prompt lookup and draft model small" in table(got, needed, pair)
+    with pytest.raises(DoesNotFit, match="no draft model: without tiny"):
+        resolved(tmp_path, available=int(1.42 * GB), subject=pair, draft="small", ctx=8192)
 
 
 def test_8_bit_keys_and_values_take_half_the_memory_and_their_scales(tmp_path: Path) -> None:
     got, half = config(tmp_path), config(tmp_path, kv_dtype="int8")
     assert (got.kv_dtype, half.kv_dtype) == ("f16", "int8")
     assert half.n_blocks == pytest.approx(got.n_blocks * 128 / (64 + 4), abs=2)
-    assert ", int8, " in table(half, PROGRAM, name="tiny", weight_bytes=GB)
+    assert ", int8; " in table(*resolved(tmp_path, kv_dtype="int8"), model())
 
 
 def test_the_reference_backend_keeps_float32(tmp_path: Path) -> None:
-    assert config(tmp_path, backend="reference").n_blocks == pytest.approx(config(tmp_path).n_blocks / 2, abs=1)
+    got, needed = resolved(tmp_path, backend="reference")
+    assert got.n_blocks == pytest.approx(config(tmp_path).n_blocks / 2, abs=1)
+    assert needed.weights == 2 * GB
 
 
 @pytest.mark.parametrize(
@@ -115,7 +214,7 @@ def test_many_sequences_raise_the_token_budget(tmp_path: Path) -> None:
 
 
 def test_the_table_names_every_setting(tmp_path: Path) -> None:
-    text = table(config(tmp_path, threads=3), PROGRAM, name="tiny", weight_bytes=GB)
-    assert len(text.splitlines()) == 6
+    text = table(*resolved(tmp_path, threads=3), model())
+    assert len(text.splitlines()) == 7
     for part in ("tiny", "8192 tokens", "32768", "prefix cache on", "64 sequences", "512 tokens a step", "3 threads"):
         assert part in text

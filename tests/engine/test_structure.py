@@ -185,6 +185,26 @@ def test_a_token_may_reach_beyond_the_marker(reference: LoadedModel, rest: bytes
     assert grammar.active is active
 
 
+def test_a_pattern_may_begin_it_too(reference: LoadedModel) -> None:
+    """What the pattern's group holds decides what follows; a token of the marker says that it was the marker."""
+    text = 'start: "\\u0001" "m" | "\\u0002a\\n" "1" | "\\u0002b\\n" "2"'
+    structure = Structure("grammar", text, after="<<", begun=r"\s{0,9}(a|b) is ", again=True)
+    grammar = reference.grammars.start(structure)
+    for words, active in [(b" b is ", True), (b"2", False), (b" a i", False), (b"s ", True)]:
+        assert not any(grammar.push(token) for token in words)
+        assert grammar.active is active, words
+    with pytest.raises(InvalidRequest):
+        grammar.push(ord("2"))
+    other = reference.grammars.start(structure)
+    assert other.admit(list(b"b is 2")) == 4
+    assert not any(other.push(token) for token in b"so b is 2" + b"x" * 2000 + b"b is ")
+    assert not other.active, "not at the beginning"
+    assert not any(other.push(token) for token in b"<<")
+    assert other.active
+    assert other.admit(list(b"m")) == 1
+    assert other.admit(list(b"1")) == 0
+
+
 def test_an_opening_token_frees_the_output_until_the_marker(reference: LoadedModel) -> None:
     """As models that may think first: the structure holds for the answer, with or without thoughts."""
     opening = PIECES.index(b"<call>")

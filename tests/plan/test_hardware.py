@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from befit.plan.hardware import available_memory, cpu_limit, physical_cores
+from befit.plan.hardware import available_memory, cpu_limit, memory_limit, physical_cores, total_memory
 
 
 def write(root: Path, **files: str) -> Path:
@@ -113,3 +113,12 @@ def test_memory_is_what_is_available_within_the_cgroup(tmp_path: Path) -> None:
 def test_this_machine_has_cores_and_memory() -> None:
     assert physical_cores() >= 1
     assert available_memory() > 0
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("2048000", 2_048_000), ("max", None), ("99999999999999", None)])
+def test_a_limit_counts_where_it_is_less_than_the_machine_has(tmp_path: Path, limit: str, expected: int | None) -> None:
+    root = machine(tmp_path, ["0"])
+    assert total_memory(root) == 8000 * 1024
+    assert memory_limit(root) is None
+    write(root, **{"proc/self/cgroup": "0::/app", "sys/fs/cgroup/app/memory.max": limit})
+    assert memory_limit(root) == expected

@@ -69,7 +69,11 @@ def test_this_machine_has_memory_and_a_bandwidth() -> None:
     assert this.available > 0
     assert this.bandwidth is not None
     assert this.bandwidth > 1e8
-    assert machine.limited(this, 1 << 30).available == 1 << 30
+    less = machine.limited(this, 1 << 30)
+    assert less.available == 1 << 30
+    assert less.reserve == machine.RESERVE_LEAST
+    assert machine.limited(this, 100 << 30).reserve == 5 << 30
+    assert machine.limited(machine.named_card("T4"), 1 << 30).reserve == 0
 
 
 class FakeDriver:
@@ -96,6 +100,10 @@ class FakeDriver:
     def _nvmlShutdown(self) -> None:  # noqa: N802
         self.open -= 1
 
+    def _nvmlSystemGetDriverVersion(self, text: Any, length: int) -> None:  # noqa: N802
+        assert length == ctypes.sizeof(text)
+        text.value = b"560.35.03"
+
     def _nvmlDeviceGetCount_v2(self, count: Any) -> None:  # noqa: N802
         count._obj.value = 1
 
@@ -120,6 +128,14 @@ def test_a_card_as_its_driver_sees_it() -> None:
     assert (card.name, card.memory, card.free) == ("NVIDIA A100-SXM4-80GB", 80 << 30, 79 << 30)
     assert card.bandwidth == pytest.approx(2039e9, rel=0.001)
     assert driver.open == 0
+
+
+def test_the_version_of_the_driver() -> None:
+    driver = FakeDriver()
+    assert nvml.driver_version(driver) == "560.35.03"
+    assert driver.open == 0
+    assert nvml.driver_version(FakeDriver("nvmlInit_v2")) is None
+    assert nvml.driver_version(FakeDriver("nvmlSystemGetDriverVersion")) is None
 
 
 @pytest.mark.parametrize("call", ["nvmlInit_v2", "nvmlDeviceGetCount_v2", "nvmlDeviceGetMemoryInfo"])

@@ -10,7 +10,16 @@ import pytest
 from befit.errors import UnsupportedModel
 from befit.plan import known, source
 from befit.plan.config_json import from_config, from_gguf
-from befit.plan.memory import CLASSES, Model, activation_bytes, by_class, classify, kv_bytes_per_token, parameters
+from befit.plan.memory import (
+    CLASSES,
+    Model,
+    by_class,
+    classify,
+    in_memory,
+    kv_bytes_per_token,
+    parameters,
+    plain_activation_bytes,
+)
 from support.tiny import FAMILY_NAMES, tiny_model
 
 PUBLISHED = {
@@ -103,7 +112,18 @@ def test_activations_have_a_buffer_a_value() -> None:
         stored="F16",
     )
     values = {"h": 64, "n": 64, "q": 128, "k": 64, "v": 64, "a": 128, "o": 64, "g": 96, "u": 96}
-    assert activation_bytes(subject, tokens=10, rows=3) == 4 * (10 * sum(values.values()) + 3 * 80)
+    assert plain_activation_bytes(subject, tokens=10, rows=3) == 4 * (10 * sum(values.values()) + 3 * 80)
+
+
+def test_a_tied_embedding_is_in_memory_twice() -> None:
+    tiny = tiny_model("llama")
+    shapes = {name: tensor.shape for name, tensor in tiny.tensors.items()}
+    stored = by_class({name: 2 * prod(shape) for name, shape in shapes.items()})
+    kept = in_memory(tiny.program, shapes, dict.fromkeys(shapes, "f16"), stored)
+    assert kept["embedding"] == kept["head"] == stored["embedding"]
+    assert kept["attention"] == stored["attention"]
+    unknown = in_memory(tiny.program, shapes, dict.fromkeys(shapes, "iq4_nl"), stored)
+    assert unknown == {**stored, "head": stored["embedding"]}
 
 
 def test_every_tensor_has_its_class() -> None:

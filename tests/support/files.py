@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,24 @@ CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 VOCAB = 288
 
 
-def vocabulary(control: Sequence[str] = CONTROL) -> dict[str, Any]:
-    """Byte-level metadata: 256 bytes, what the merges make, control tokens, and unused ones up to VOCAB."""
+def word_merges(text: str) -> list[str]:
+    """Merges that make a token, or a few, of each word of an ASCII text."""
+    merges: dict[str, str] = {}
+    for word in re.findall(r" ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+", text):
+        spelled = word.replace(" ", "\u0120")
+        for end in range(2, len(spelled) + 1):
+            merges.setdefault(spelled[:end], f"{spelled[: end - 1]} {spelled[end - 1]}")
+    return list(merges.values())
+
+
+def vocabulary(control: Sequence[str] = CONTROL, merges: Sequence[str] = MERGES, size: int = VOCAB) -> dict[str, Any]:
+    """Byte-level metadata: 256 bytes, what the merges make, control tokens, and unused ones up to `size`."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     spelled = {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
-    tokens = [spelled[byte] for byte in range(256)] + [merge.replace(" ", "") for merge in MERGES] + list(control)
-    types = [1] * (256 + len(MERGES)) + [3] * len(control)
-    while len(tokens) < VOCAB:
+    tokens = [spelled[byte] for byte in range(256)] + [merge.replace(" ", "") for merge in merges] + list(control)
+    types = [1] * (256 + len(merges)) + [3] * len(control)
+    while len(tokens) < size:
         tokens.append(f"[unused{len(tokens)}]")
         types.append(5)
     return {
@@ -33,20 +44,28 @@ def vocabulary(control: Sequence[str] = CONTROL) -> dict[str, Any]:
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": np.array(types, np.int32),
-        "tokenizer.ggml.merges": MERGES,
+        "tokenizer.ggml.merges": list(merges),
         "tokenizer.ggml.eos_token_id": tokens.index("<|endoftext|>"),
         "tokenizer.chat_template": TEMPLATE,
     }
 
 
-def tiny_file(path: Path, family: str = "llama", *, control: Sequence[str] = CONTROL, **options: Any) -> Path:
-    """Write a tiny model of the family with a vocabulary; the options are those of `tiny_model`."""
-    return write_gguf(path, tiny_model(family, vocab=VOCAB, **options), control)
+def tiny_file(
+    path: Path,
+    family: str = "llama",
+    *,
+    control: Sequence[str] = CONTROL,
+    merges: Sequence[str] = MERGES,
+    size: int = VOCAB,
+    **options: Any,
+) -> Path:
+    """Write a tiny model of the family with a vocabulary of so many tokens; the options are those of `tiny_model`."""
+    return write_gguf(path, tiny_model(family, vocab=size, **options), vocabulary(control, merges, size))
 
 
-def write_gguf(path: Path, model: TinyModel, control: Sequence[str] = CONTROL) -> Path:
-    """Write the model's metadata, a vocabulary and its tensors."""
-    metadata = {**model.metadata, **vocabulary(control)}
+def write_gguf(path: Path, model: TinyModel, words: Mapping[str, Any]) -> Path:
+    """Write the model's metadata, those of its vocabulary, and its tensors."""
+    metadata = {**model.metadata, **words}
     writer = gguf.GGUFWriter(path, metadata.pop("general.architecture"))
     for key, value in metadata.items():
         match value:

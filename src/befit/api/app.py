@@ -11,21 +11,29 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import befit
+from befit.api.answers import json_response
+from befit.api.anthropic import routes as anthropic
+from befit.api.body import read_body
 from befit.api.generation import ClientGoneError
 from befit.api.llamacpp.infill import create_completion as create_llamacpp_completion
 from befit.api.llamacpp.infill import create_infill
 from befit.api.llamacpp.props import apply_template, properties
 from befit.api.metrics import CONTENT_TYPE, Metrics
 from befit.api.middleware import RequestScope
+from befit.api.ollama.routes import add_ollama_routes
 from befit.api.openai.chat import create_chat_completion
 from befit.api.openai.completions import create_completion
 from befit.api.openai.embeddings import create_embeddings
-from befit.api.openai.errors import error_object, error_response, json_response, plain_error
 from befit.api.openai.models import describe_model, list_models
 from befit.api.openai.openapi import openapi
+from befit.api.openai.request_body import json_object
 from befit.api.openai.responses.routes import add_response_routes
 from befit.api.openai.tokens import detokenize, tokenize
+from befit.api.problem import Problem
 from befit.api.service import Service
+from befit.api.shapes import error_answer
+from befit.api.tgi.routes import add_tgi_routes
+from befit.api.tgi.tokens import tokenize as tokenize_as_tgi
 from befit.errors import BefitError, EngineDead, Overloaded
 
 if TYPE_CHECKING:
@@ -57,7 +65,7 @@ def create_app(
         engine, (served_name, *aliases), chat_template, metrics, befit.__version__, tool_parser=tool_parser
     )
     app = FastAPI(title="befit", version=service.version, docs_url=None, redoc_url=None)
-    app.add_middleware(RequestScope, on_error=error_response)
+    app.add_middleware(RequestScope, on_error=lambda error, path: error_answer(Problem.of(error), path))
     app.add_exception_handler(BefitError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientGoneError, _on_client_gone)
@@ -65,6 +73,9 @@ def create_app(
     _add_openai_routes(app, service)
     _add_llamacpp_routes(app, service)
     add_response_routes(app, service)
+    add_tgi_routes(app, service)
+    anthropic.add_anthropic_routes(app, service)
+    add_ollama_routes(app, service)
     _add_server_routes(app, service)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
@@ -72,14 +83,16 @@ def create_app(
 
 def _add_openai_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", tags=["openai"])
-    async def models() -> Response:
+    async def models(request: Request) -> Response:
         """The models served, with their context lengths."""
-        return json_response(list_models(service))
+        listed = anthropic.models if anthropic.VERSION_HEADER in request.headers else list_models
+        return json_response(listed(service))
 
     @app.get("/v1/models/{name:path}", tags=["openai"])
-    async def model(name: str) -> Response:
+    async def model(request: Request, name: str) -> Response:
         """One model served."""
-        return json_response(describe_model(service, name))
+        describe = anthropic.describe_model if anthropic.VERSION_HEADER in request.headers else describe_model
+        return json_response(describe(service, name))
 
     @app.post("/v1/completions", tags=["openai"])
     async def completions(request: Request) -> Response:
@@ -93,7 +106,10 @@ def _add_openai_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/tokenize", tags=["tokens"])
     async def to_tokens(request: Request) -> Response:
-        """Token ids of a text or of a chat."""
+        """Token ids of a text or of a chat. `inputs` is TGI's, whose answer says where each token lies."""
+        body = await read_body(request)
+        if b'"inputs"' in body and "inputs" in json_object(body):
+            return await tokenize_as_tgi(service, body)
         return await tokenize(service, request)
 
     @app.post("/detokenize", tags=["tokens"])
@@ -134,9 +150,9 @@ def _add_server_routes(app: FastAPI, service: Service) -> None:
     async def health() -> Response:
         """200 while requests are admitted; 503 when the engine is dead or the server is draining."""
         if not service.engine.alive:
-            return plain_error(503, error_object(503, "The engine is not running.", EngineDead.code))
+            return error_answer(Problem(503, "The engine is not running.", EngineDead.code), "/health")
         if service.draining:
-            return plain_error(503, error_object(503, "The server is draining.", Overloaded.code))
+            return error_answer(Problem(503, "The server is draining.", Overloaded.code), "/health")
         return json_response({"status": "ok"})
 
     @app.get("/version", tags=["server"])
@@ -151,21 +167,13 @@ def _add_server_routes(app: FastAPI, service: Service) -> None:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    return error_response(error)
+    return error_answer(Problem.of(error), request.url.path)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        message = f"There is no route {request.method} {request.url.path[:200]}."
-    elif error.status_code == 405:
-        message = f"{request.url.path[:200]} does not take {request.method}."
-    else:
-        message = str(error.detail)
-    codes = {404: "route_not_found", 405: "method_not_allowed"}
-    response = plain_error(
-        error.status_code, error_object(error.status_code, message, codes.get(error.status_code, "http_error"))
-    )
+    path = request.url.path
+    response = error_answer(Problem.of_route(error, request.method, path), path)
     response.headers.update(error.headers or {})
     return response
 

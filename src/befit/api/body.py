@@ -8,10 +8,13 @@ from befit.api.generation import ClientGoneError
 from befit.errors import BodyTooLarge
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
+_KEPT = "befit.body"
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body. Raises BodyTooLarge, as early as Content-Length tells."""
+    """The whole body, also when it was read before. Raises BodyTooLarge, as early as Content-Length tells."""
+    if (known := request.scope.get(_KEPT)) is not None:
+        return bytes(known)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
         raise _too_large(declared)
@@ -24,7 +27,8 @@ async def read_body(request: Request) -> bytes:
             chunks.append(chunk)
     except ClientDisconnect:
         raise ClientGoneError from None
-    return b"".join(chunks)
+    body = request.scope[_KEPT] = b"".join(chunks)
+    return body
 
 
 def _too_large(size: str) -> BodyTooLarge:

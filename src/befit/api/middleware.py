@@ -19,7 +19,7 @@ _ACCEPTED = re.compile(rb"[\x21-\x7e]{1,128}")
 class RequestScope:
     """ASGI middleware around everything: gives each request its id, and turns what nobody caught into an answer."""
 
-    def __init__(self, app: ASGIApp, on_error: Callable[[BaseException], Response]) -> None:
+    def __init__(self, app: ASGIApp, on_error: Callable[[BaseException, str], Response]) -> None:
         self.app = app
         self.on_error = on_error
         self._line = asyncio.Lock()
@@ -52,4 +52,4 @@ class RequestScope:
         except Exception as error:
             if started:
                 raise
-            await self.on_error(error)(scope, receive, send_with_id)
+            await self.on_error(error, scope["path"])(scope, receive, send_with_id)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from befit.tokenizer.base import Tokenizer
 
 
+PLACEHOLDERS = frozenset({"dummy", "tgi"})
+"""What Hugging Face's clients and TGI's examples send as a model's name for a server of one model."""
+
+
 @dataclass(slots=True)
 class Service:
     """One served model. `names` holds the served name first, then its aliases; `draining`: nothing new is admitted;
@@ -71,8 +75,9 @@ class Service:
 
     def model_name(self, asked: str | None) -> str:
         """The name to answer under: the one asked for, or the served name when none was. Raises ModelNotFound."""
-        if not asked:
+        if not asked or asked in PLACEHOLDERS:
             return self.names[0]
+        asked = asked.removesuffix(":latest") if asked not in self.names else asked
         if asked not in self.names:
             known = ", ".join(self.names)
             raise ModelNotFound(f"Model {asked[:200]!r} is not served here; this server has: {known}.")

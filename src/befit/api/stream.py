@@ -64,6 +64,12 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+class LineStream(EventStream):
+    """The same with lines of JSON, as Ollama streams."""
+
+    media_type = "application/x-ndjson"
+
+
 def split_tool_marker(text: str) -> tuple[str, str]:
     """(head, tail) of a chat delta, where a non-empty tail must be sent as a delta of its own.
 

@@ -99,7 +99,7 @@ def behind_reasoning(structure: Structure, reasoning: ReasoningFormat, *, opened
 
     opened: the prompt has begun the thoughts; otherwise the model begins them itself, or answers at once.
     """
-    if structure.after:
+    if structure.waits:
         return structure
     opening = "" if opened else reasoning.opening
     if structure.kind != "json":

@@ -46,6 +46,7 @@ class SamplerSpec:
     min_tokens: int = 0
     stop_ids: tuple[int, ...] = ()
     allowed_ids: tuple[int, ...] = ()
+    watermark: bool = False
 
 
 Sampler: TypeAlias = Any

@@ -11,7 +11,7 @@ import click
 
 from befit.errors import BefitError
 
-VERBS = ("run", "serve", "batch", "plan", "pull", "build", "list", "show", "bench")
+VERBS = ("run", "serve", "batch", "plan", "doctor", "pull", "build", "list", "show", "bench")
 
 
 class _Verbs(click.Group):

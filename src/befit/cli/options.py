@@ -22,6 +22,9 @@ def engine_options(function: Function) -> Function:
             help="int8 halves the KV cache and is less exact.  [default: f16]",
         ),
         click.option(
+            "--memory", metavar="SIZE", help="What befit may take of the memory, as in 6GiB.  [default: what is free]"
+        ),
+        click.option(
             "--backend",
             type=click.Choice(["auto", "native", "reference"]),
             default="auto",

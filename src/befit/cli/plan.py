@@ -96,6 +96,7 @@ def facts(plan: Plan) -> dict[str, Any]:
             "context": model.program.max_context,
             "layers": model.program.n_layers,
             "weight_bytes": dict(model.weights),
+            "memory_bytes": dict(model.memory),
             "kv_bytes_per_token": kv_bytes_per_token(model.program, plan.wish.kv_dtype),
         },
         "machine": {
@@ -111,6 +112,7 @@ def facts(plan: Plan) -> dict[str, Any]:
             "kv_cache": budget.kv,
             "activations": budget.activations,
             "overhead": budget.overhead,
+            "reserve": budget.reserve,
             "total": budget.total,
             "available": budget.available,
         },
@@ -141,19 +143,27 @@ def _lines(plan: Plan) -> Iterator[str]:
     if machine.kind == "gpu":
         yield "  note: befit computes on the CPU; for a card this is arithmetic"
     yield ""
-    parts = ", ".join(f"{kind} {text.size(size)}" for kind, size in model.weights.items())
+    weights = model.memory if machine.kind == "cpu" else model.weights
+    parts = ", ".join(f"{kind} {text.size(size)}" for kind, size in weights.items())
+    kept = f"; {text.size(model.weight_bytes)} as stored" if budget.weights != model.weight_bytes else ""
     windowed = sum(op.window is not None for op in program.attentions())
     note = f"; {windowed} layers look back no further than their window" if windowed else ""
     sequences = f"{wish.seqs} sequences of " if wish.seqs > 1 else ""
+    cpu = machine.kind == "cpu"
     rows = [
-        ["weights", text.size(budget.weights), parts],
+        ["weights", text.size(budget.weights), parts + kept],
         [
             "KV cache",
             text.size(budget.kv),
             f"{sequences}{wish.ctx:,} tokens of {kv_token:,} bytes, {wish.kv_dtype}, {program.n_layers} layers{note}",
         ],
         ["activations", text.size(budget.activations), f"{wish.token_budget} tokens a step"],
-        ["overhead", text.size(budget.overhead), "the process and its libraries"],
+        [
+            "process",
+            text.size(budget.overhead),
+            "Python, its libraries, the tokeniser" if cpu else "CUDA and its libraries",
+        ],
+        ["reserve", text.size(budget.reserve), "stays free"],
         ["together", text.size(budget.total), f"of {text.size(budget.available)}: {_verdict(plan)}"],
     ]
     yield text.table(rows, indent="  ")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from befit.backends.base import NON_FINITE, OK, StepResult
+from befit.config import SCORE_ROWS
 from befit.engine.batch import BatchBuilder, Packed
 from befit.engine.emit import Emitter, Event, Output, wrapped
 from befit.engine.masks import MaskFiller
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("befit.engine")
 
 Step: TypeAlias = list[tuple[Sequence, int]]
-
-SCORE_ROWS = 64
-"""Prompt positions that a step scores at most. With a sampled row per sequence: the rows a backend needs room for."""
 
 FAILURES_IN_A_ROW = 3
 """So many failed steps without a good one between them mean that the backend is broken, not the requests."""

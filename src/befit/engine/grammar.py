@@ -8,6 +8,7 @@ next. It is imported, and its tree of the vocabulary built, for the first reques
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -37,6 +38,7 @@ _LIMITS = {
 }
 _COMPILE_SECONDS = 2.0
 _MASK_SECONDS = 0.1  # others in the batch wait for it
+_PATTERN_BYTES = 1280  # of free output that may match `begun`: more than the longest name of a tool takes
 _GBNF_CHARACTERS = 1 << 15  # the translator takes time in proportion to the square
 _UNSUPPORTED = ("Unimplemented", "not supported", "only supported", "Unknown format")  # in llguidance's messages
 _MESSAGE = 300  # characters of llguidance's message that a client gets
@@ -146,7 +148,19 @@ class _Words:
 class Grammar:
     """Where one output is in its structure. One thread at a time."""
 
-    __slots__ = ("_bytes", "_free", "_marker", "_matcher", "_opening", "_structure", "_tail", "_tree", "error")
+    __slots__ = (
+        "_begun",
+        "_bytes",
+        "_free",
+        "_looking",
+        "_marker",
+        "_matcher",
+        "_opening",
+        "_structure",
+        "_tail",
+        "_tree",
+        "error",
+    )
 
     def __init__(self, matcher: LLMatcher, tree: LLTokenizer, structure: Structure, tokenizer: Tokenizer) -> None:
         self._matcher = matcher
@@ -155,8 +169,10 @@ class Grammar:
         self._bytes = tokenizer.token_bytes
         self._marker = structure.after.encode()
         self._opening = tokenizer.token_id(structure.opening) if structure.opening else None
-        self._free = bool(self._marker) and self._opening is None
-        self._tail = b""  # the end of the free text, in which the marker may have begun
+        self._begun = re.compile(structure.begun.encode()) if structure.begun else None
+        self._free = structure.waits and self._opening is None
+        self._tail = b""  # the end of the free text, in which the marker may have begun; all of it while `_looking`
+        self._looking = self._begun is not None
         self.error: Exception | None = None
 
     @property
@@ -180,6 +196,7 @@ class Grammar:
         if not matcher.is_stopped():
             return False
         self._free = self._structure.again
+        self._looking = self._begun is not None
         return not self._free
 
     def admit(self, drafts: list[int]) -> int:
@@ -190,7 +207,7 @@ class Grammar:
         tail = self._tail
         for at, token in enumerate(drafts):
             tail += self._bytes(token, skip_special=False)
-            if self._marker in tail:
+            if self._beyond(tail) is not None:
                 return at
         return len(drafts)
 
@@ -224,9 +241,11 @@ class Grammar:
 
     def _look_for_marker(self, token: int) -> None:
         text = self._tail + self._bytes(token, skip_special=False)
-        _, found, rest = text.partition(self._marker)
-        if not found:
-            self._tail = text[-(len(self._marker) - 1) :] if len(self._marker) > 1 else b""
+        rest = self._beyond(text)
+        if rest is None:
+            self._looking = self._looking and len(text) < _PATTERN_BYTES
+            kept = len(self._marker) - 1
+            self._tail = text if self._looking else text[-kept:] if kept > 0 else b""
             return
         self._tail = b""
         self._matcher.reset()
@@ -234,6 +253,15 @@ class Grammar:
         # freely: it cannot be taken back.
         beyond = self._tree.tokenize_bytes(rest) if rest else []
         self._free = self._matcher.try_consume_tokens(beyond) < len(beyond) or self._matcher.is_stopped()
+
+    def _beyond(self, text: bytes) -> bytes | None:
+        """What the structure begins with, if it begins in this free text."""
+        if self._marker:
+            _, found, rest = text.partition(self._marker)
+            if found:
+                return b"\1" + rest if self._begun is not None else rest
+        match = self._begun.match(text) if self._begun is not None and self._looking else None
+        return None if match is None else b"\2" + match[1] + b"\n" + text[match.end() :]
 
 
 def _check_time(structure: Structure, seconds: float, most: float) -> None:

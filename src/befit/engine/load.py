@@ -6,21 +6,25 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from befit.backends.base import Backend
-from befit.config import EngineConfig, EngineOptions
+from befit.config import SCORE_ROWS, EngineConfig, EngineOptions
 from befit.engine.grammar import Grammars
 from befit.models.program import Program
 from befit.tokenizer.base import Tokenizer
-from befit.weights.tensor import Tensor, Weight
+from befit.weights.tensor import DenseTensor, Tensor, Weight
 
 if TYPE_CHECKING:
+    from befit.plan.fit import Budget
+    from befit.plan.memory import Model
     from befit.prepared.read import Build
 
 log = logging.getLogger("befit.engine")
@@ -43,7 +47,8 @@ class LoadedDraft:
 
 @dataclass(slots=True)
 class LoadedModel:
-    """A model ready to serve. `close` frees the backend, then lets go of the file."""
+    """A model ready to serve. `close` frees the backend, then lets go of the file. parameters: how many weights there
+    are; quantisation: the format that most of them have."""
 
     name: str
     path: Path
@@ -54,6 +59,8 @@ class LoadedModel:
     config: EngineConfig
     release: Callable[[], None] = lambda: None
     draft: LoadedDraft | None = None
+    parameters: int = 0
+    quantisation: str = ""
     grammars: Grammars = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,9 +91,11 @@ class _Opened:
     notes: Sequence[str] = ()
 
     @property
-    def weight_bytes(self) -> int:
-        """Bytes that the weights take in memory."""
-        return sum(weight.nbytes for weight in self.weights.values())
+    def facts(self) -> Model:
+        """What its memory is worked out from."""
+        from befit.plan.opened import of_weights
+
+        return of_weights(self.name, str(self.path), self.program, self.weights)
 
 
 def load_model(
@@ -121,18 +130,15 @@ def load_model(
             on_progress(done, total)
 
     try:
-        weight_bytes = opened.weight_bytes
+        facts = opened.facts
         if options.draft is not None:
             from befit.engine.speculation.vocabulary import check_vocabulary
 
             draft = _open(options.draft, options, progress)
             check_vocabulary(draft.name, opened.metadata, draft.metadata)
-            weight_bytes += draft.weight_bytes
-        drafting = draft.program if draft is not None else None
-        config = resolve(options, opened.program, weight_bytes=weight_bytes, draft=drafting)
-        settings = table(
-            config, opened.program, name=opened.name, weight_bytes=weight_bytes, draft=drafting, notes=opened.notes
-        )
+            facts = replace(facts, draft=draft.facts)
+        config, budget = resolve(options, facts)
+        settings = table(config, budget, facts, notes=opened.notes)
         log.info("Settings:\n%s", settings)
         if report is not None:
             report(settings)
@@ -150,6 +156,7 @@ def load_model(
         loaded = LoadedModel(
             opened.name, opened.path, opened.metadata, opened.program, tokens, backend, config, release=opened.close
         )
+        loaded.parameters, loaded.quantisation = _counted(opened.weights.values())
         if draft is not None:
             loaded.draft = LoadedDraft(draft.name, draft.program, _create(draft, config), release=draft.close)
     except BaseException:
@@ -160,10 +167,42 @@ def load_model(
     return loaded
 
 
+def settle(ref: str, options: EngineOptions) -> tuple[EngineConfig, Budget, Model]:
+    """The settings that `load_model` would use, what they take of memory, and the model, without reading weights.
+
+    A model that is not stored is fetched. Raises what `load_model` raises.
+    """
+    from befit.engine.resolve import resolve
+
+    def look(name: str) -> Model:
+        opened = _open(name, options, progress=False)
+        try:
+            return opened.facts
+        finally:
+            opened.close()
+
+    facts = look(ref)
+    if options.draft is not None:
+        facts = replace(facts, draft=look(options.draft))
+    return *resolve(options, facts), facts
+
+
+def _counted(weights: Iterable[Weight]) -> tuple[int, str]:
+    """The number of all weights, and the format of most of them."""
+    counts: Counter[str] = Counter()
+    for weight in weights:
+        name = weight.dtype if isinstance(weight, DenseTensor) else _format_name(weight.format)
+        counts[name] += prod(weight.shape)
+    return counts.total(), counts.most_common(1)[0][0].upper() if counts else ""
+
+
+def _format_name(form: Any) -> str:
+    return form if isinstance(form, str) else str(form.name)
+
+
 def _create(opened: _Opened, config: EngineConfig, on_progress: Callable[[int, int], None] | None = None) -> Backend:
     """Read the weights into a backend."""
     from befit import backends
-    from befit.engine.core import SCORE_ROWS
 
     return backends.create(
         cast(Literal["native", "reference"], config.backend),

@@ -204,6 +204,7 @@ def build_request(
             min_tokens=params.min_tokens,
             stop_ids=tuple(sorted(request.end_ids)),
             allowed_ids=tuple(sorted(set(params.allowed_token_ids))),
+            watermark=params.watermark,
         )
         text = OutputText(model.tokenizer, params)
         sequence = Sequence(request, number, spec, text, limit)

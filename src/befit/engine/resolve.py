@@ -1,48 +1,41 @@
 """Turning what the user left on auto into numbers, once, at start: see `EngineConfig` for what each one means.
 
-The KV cache gets a quarter of the available memory, but never more than all sequences can use and never less than one
-full context. Weights, KV cache and working memory must fit what is available, or the start is refused.
+Every sum is `befit.plan.fit.budget`. Without --memory the KV cache gets a quarter of what is free, with it all that is
+left of it; but never more than all sequences can use and never less than one full context. Where that does not fit,
+there are fewer sequences, then smaller steps, then a shorter context, as far as the user left these open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from befit.backends import BLOCK_SIZE
 from befit.config import EngineConfig, EngineOptions
 from befit.errors import ConfigError, DoesNotFit
-from befit.models.program import Program
-from befit.plan.hardware import available_memory, physical_cores
+from befit.plan import fit
+from befit.plan.fit import Budget, Wish
+from befit.plan.machine import Machine, limited, parse_size, this_cpu
+from befit.plan.memory import Model
 
-DEFAULT_CTX = 8192
 DEFAULT_MAX_SEQS = 64
-DEFAULT_TOKEN_BUDGET = 512
 KV_SHARE = 0.25
-WORKING_MEMORY = 150 * 10**6
-"""Bytes for the interpreter, its libraries and activations."""
+_SMALLER = ((64, 512), (32, 512), (16, 512), (8, 512), (4, 256), (2, 256), (1, 128))
+"""Sequences and tokens of a step, the first pair that fits."""
 
 _KV_DTYPES = {"native": ("f16", "int8"), "reference": ("f32",)}
 """What each backend can keep keys and values as; the first is the default."""
 
 
 def resolve(
-    options: EngineOptions,
-    program: Program,
-    *,
-    weight_bytes: int,
-    draft: Program | None = None,
-    root: Path = Path("/"),
-    block_size: int = BLOCK_SIZE,
-) -> EngineConfig:
-    """All settings of an engine. Raises ConfigError for impossible wishes, DoesNotFit for lack of memory.
+    options: EngineOptions, model: Model, *, root: Path = Path("/"), block_size: int = BLOCK_SIZE
+) -> tuple[EngineConfig, Budget]:
+    """All settings of an engine, and what they take of memory.
 
-    weight_bytes are those of the model and its draft model together; a KV page has room for both.
+    Raises ConfigError for impossible wishes, DoesNotFit for lack of memory. A KV page has room for `model.draft` too.
     """
-    for name in ("ctx", "max_seqs", "token_budget", "kv_tokens", "threads", "max_queue", "max_output_tokens"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} is {value}; it must be at least 1.")
+    _check(options)
     backend = "native" if options.backend == "auto" else options.backend
     if backend not in _KV_DTYPES:
         raise ConfigError(f"backend is {backend!r}; choose auto, native or reference.")
@@ -52,6 +45,72 @@ def resolve(
             f"kv_dtype is {kv_dtype!r}; the {backend} backend keeps keys and values as "
             f"{' or '.join(_KV_DTYPES[backend])}."
         )
+    machine = _machine(options, root)
+    ctx = _ctx(options, model)
+    cached = options.kv_tokens or max(ctx, (options.max_seqs or 1) * block_size)
+    least = Wish(ctx=ctx, kv_dtype=kv_dtype, backend=backend, kv_tokens=_whole(cached, block_size))
+    wish = _fitting(options, model, machine, least, block_size)
+    n_blocks = _blocks(options, model, machine, wish, block_size)
+    max_seqs = min(wish.seqs, n_blocks)
+    if options.max_seqs is not None and options.max_seqs > n_blocks:
+        raise ConfigError(
+            f"max_seqs is {options.max_seqs} but the KV cache has {n_blocks} pages of {block_size} tokens and each "
+            f"sequence needs one; set max_seqs to at most {n_blocks} or enlarge kv_tokens."
+        )
+    config = EngineConfig(
+        ctx=wish.ctx,
+        max_seqs=max_seqs,
+        token_budget=wish.token_budget,
+        block_size=block_size,
+        n_blocks=n_blocks,
+        threads=machine.threads,
+        backend=backend,
+        kv_dtype=kv_dtype,
+        prefix_cache=options.prefix_cache,
+        max_queue=options.max_queue,
+        speculation=options.speculation,
+        draft=options.draft,
+        loop_guard=options.loop_guard,
+        max_output_tokens=options.max_output_tokens,
+    )
+    return config, budget(config, model, machine)
+
+
+def budget(config: EngineConfig, model: Model, machine: Machine) -> Budget:
+    """What settings take of memory: at most so much, when the KV cache is full and every sequence runs."""
+    wish = Wish(
+        ctx=config.ctx,
+        seqs=config.max_seqs,
+        kv_tokens=config.n_blocks * config.block_size,
+        kv_dtype=config.kv_dtype,
+        token_budget=config.token_budget,
+        backend=config.backend,
+    )
+    return fit.budget(model, machine, wish)
+
+
+def table(config: EngineConfig, needed: Budget, model: Model, notes: Sequence[str] = ()) -> str:
+    """The resolved settings for people to read, a line a subject, and a line a note on the weights."""
+    program = model.program
+    rows = {
+        "model": f"{model.name} ({program.family}, {program.n_layers} layers, {model.stored})",
+        "context": f"{config.ctx} tokens (the model allows {program.max_context})",
+        "KV cache": f"{config.n_blocks * config.block_size} tokens in pages of {config.block_size}, {config.kv_dtype}; "
+        f"prefix cache {'on' if config.prefix_cache else 'off'}",
+        "batch": f"{config.max_seqs} sequences at once, {config.token_budget} tokens a step",
+        "memory": f"{_sum(needed)}, of {_size(needed.available)}",
+        "backend": f"{config.backend}, {config.threads} thread{'s' if config.threads > 1 else ''}",
+        "speculation": _speculation(config),
+    }
+    width = max(map(len, rows))
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in [*rows.items(), *(("note", note) for note in notes)])
+
+
+def _check(options: EngineOptions) -> None:
+    for name in ("ctx", "max_seqs", "token_budget", "kv_tokens", "threads", "max_queue", "max_output_tokens"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1.")
     if options.speculation not in ("auto", "lookup", "draft", "off"):
         raise ConfigError(f"speculation is {options.speculation!r}; choose auto, lookup, draft or off.")
     if options.speculation == "draft" and options.draft is None:
@@ -63,90 +122,25 @@ def resolve(
         )
     if options.loop_guard not in ("auto", "on", "off"):
         raise ConfigError(f"loop_guard is {options.loop_guard!r}; choose auto, on or off.")
-    ctx = _ctx(options, program)
-    max_seqs = options.max_seqs or DEFAULT_MAX_SEQS
-    n_blocks = _blocks(
-        options,
-        ctx=ctx,
-        max_seqs=max_seqs,
-        block_size=block_size,
-        token_bytes=_token_bytes(kv_dtype, program, draft),
-        weight_bytes=weight_bytes,
-        available=available_memory(root),
-    )
-    if options.max_seqs is None:
-        max_seqs = min(max_seqs, n_blocks)
-    elif max_seqs > n_blocks:
+    if options.token_budget is not None and options.token_budget < (options.max_seqs or 1):
         raise ConfigError(
-            f"max_seqs is {max_seqs} but the KV cache has {n_blocks} pages of {block_size} tokens and each sequence "
-            f"needs one; set max_seqs to at most {n_blocks} or enlarge kv_tokens."
+            f"token_budget is {options.token_budget}, too few for max_seqs {options.max_seqs} sequences to get a token "
+            "each step; raise it or lower max_seqs."
         )
-    token_budget = options.token_budget or max(DEFAULT_TOKEN_BUDGET, 2 * max_seqs)
-    if token_budget < max_seqs:
-        raise ConfigError(
-            f"token_budget is {token_budget}, too few for max_seqs {max_seqs} sequences to get a token each step; "
-            "raise it or lower max_seqs."
-        )
-    return EngineConfig(
-        ctx=ctx,
-        max_seqs=max_seqs,
-        token_budget=token_budget,
-        block_size=block_size,
-        n_blocks=n_blocks,
-        threads=options.threads or physical_cores(root),
-        backend=backend,
-        kv_dtype=kv_dtype,
-        prefix_cache=options.prefix_cache,
-        max_queue=options.max_queue,
-        speculation=options.speculation,
-        draft=options.draft,
-        loop_guard=options.loop_guard,
-        max_output_tokens=options.max_output_tokens,
-    )
 
 
-def table(
-    config: EngineConfig,
-    program: Program,
-    *,
-    name: str,
-    weight_bytes: int,
-    draft: Program | None = None,
-    notes: Sequence[str] = (),
-) -> str:
-    """The resolved settings for people to read, a line a subject, and a line a note on the weights."""
-    kv_tokens = config.n_blocks * config.block_size
-    kv_bytes = kv_tokens * _token_bytes(config.kv_dtype, program, draft)
-    rows = {
-        "model": f"{name} ({program.family}, {program.n_layers} layers, weights {_size(weight_bytes)})",
-        "context": f"{config.ctx} tokens (the model allows {program.max_context})",
-        "KV cache": f"{kv_tokens} tokens in pages of {config.block_size}, {config.kv_dtype}, {_size(kv_bytes)}; "
-        f"prefix cache {'on' if config.prefix_cache else 'off'}",
-        "batch": f"{config.max_seqs} sequences at once, {config.token_budget} tokens a step",
-        "backend": f"{config.backend}, {config.threads} thread{'s' if config.threads > 1 else ''}",
-        "speculation": _speculation(config),
-    }
-    width = max(map(len, rows))
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in [*rows.items(), *(("note", note) for note in notes)])
+def _machine(options: EngineOptions, root: Path) -> Machine:
+    machine = this_cpu(measure=False, root=root, threads=options.threads)
+    if options.memory is None:
+        return machine
+    return limited(machine, parse_size(str(options.memory)))
 
 
-def _token_bytes(kv_dtype: str, program: Program, draft: Program | None) -> int:
-    """Bytes of the KV cache that a token takes in the model and its draft model."""
-    return sum(each.kv_bytes_per_token(kv_dtype) for each in (program, draft) if each)
-
-
-def _speculation(config: EngineConfig) -> str:
-    sources = ["prompt lookup"] if config.speculation in ("auto", "lookup") else []
-    if config.draft is not None:
-        sources.append(f"draft model {config.draft}")
-    return " and ".join(sources) or "off"
-
-
-def _ctx(options: EngineOptions, program: Program) -> int:
-    longest = program.max_context
+def _ctx(options: EngineOptions, model: Model) -> int:
+    longest = model.program.max_context
     if options.ctx is not None and options.ctx > longest:
         raise ConfigError(f"ctx is {options.ctx} but the model allows {longest} tokens; set ctx to at most {longest}.")
-    ctx = options.ctx or min(longest, DEFAULT_CTX)
+    ctx = options.ctx or min(longest, fit.DEFAULT_CTX)
     if options.kv_tokens is not None and options.kv_tokens < ctx:
         if options.ctx is not None:
             raise ConfigError(
@@ -157,37 +151,80 @@ def _ctx(options: EngineOptions, program: Program) -> int:
     return ctx
 
 
-def _blocks(
-    options: EngineOptions,
-    *,
-    ctx: int,
-    max_seqs: int,
-    block_size: int,
-    token_bytes: int,
-    weight_bytes: int,
-    available: int,
-) -> int:
-    block_bytes = block_size * token_bytes
-    room = (available - weight_bytes - WORKING_MEMORY) // block_bytes
-    needed = -(-ctx // block_size)
+def _fitting(options: EngineOptions, model: Model, machine: Machine, least: Wish, block_size: int) -> Wish:
+    """The wish with as many sequences and as large steps as fit beside the least KV cache. Raises DoesNotFit."""
+    for seqs, tokens in _batches(options, least.cached // block_size):
+        wish = replace(least, seqs=seqs, token_budget=tokens)
+        if fit.budget(model, machine, wish).fits:
+            return wish
+    if options.ctx is None and options.kv_tokens is None:
+        ctx = fit.rounded(fit.largest_ctx(model, machine, wish))
+        if fit.USEFUL_CTX <= ctx < wish.ctx:
+            return wish.shorter(_whole(ctx, block_size))
+    raise _refusal(options, model, machine, wish)
+
+
+def _batches(options: EngineOptions, pages: int) -> Iterator[tuple[int, int]]:
+    """Sequences and tokens of a step, the most first; each sequence needs a page of what the user gave the cache."""
+    most = DEFAULT_MAX_SEQS if options.kv_tokens is None else pages
+    for usual, tokens in _SMALLER:
+        seqs = options.max_seqs or min(usual, most, options.token_budget or usual)
+        yield seqs, options.token_budget or max(tokens, 2 * seqs)
+
+
+def _blocks(options: EngineOptions, model: Model, machine: Machine, wish: Wish, block_size: int) -> int:
+    """Pages of the KV cache."""
+    least = wish.cached // block_size
     if options.kv_tokens is not None:
-        wanted = needed = -(-options.kv_tokens // block_size)
-    else:
-        wanted = max(needed, min(max_seqs * needed, int(available * KV_SHARE) // block_bytes))
-    if room < needed:
-        fits = max(0, room) * block_size
-        wish = f"kv_tokens {options.kv_tokens}" if options.kv_tokens is not None else f"one context of {ctx} tokens"
-        advice = (
-            f"set {'kv_tokens' if options.kv_tokens is not None else 'ctx'} to at most {fits}"
-            if fits
-            else "choose a smaller model or free memory"
-        )
-        raise DoesNotFit(
-            f"Weights {_size(weight_bytes)} + KV cache {_size(needed * block_bytes)} for {wish} "
-            f"({token_bytes} bytes a token) + working memory {_size(WORKING_MEMORY)} "
-            f"exceed the available {_size(available)}; {advice}."
-        )
-    return min(wanted, room)
+        return least
+    page = block_size * fit.token_bytes(model, wish.kv_dtype)
+    room = fit.room(model, machine, wish) // page
+    share = room if options.memory is not None else int(machine.available * KV_SHARE) // page
+    usable = wish.seqs * _whole(wish.ctx, block_size) // block_size
+    return min(room, max(least, min(usable, share)))
+
+
+def _refusal(options: EngineOptions, model: Model, machine: Machine, wish: Wish) -> DoesNotFit:
+    needed = fit.budget(model, machine, wish)
+    held = f"kv_tokens {options.kv_tokens}" if options.kv_tokens is not None else f"one context of {wish.ctx} tokens"
+    lines = [
+        f"{model.name} does not fit: {_sum(needed)}, of {_size(needed.available)} ({machine.source}). The KV cache is "
+        f"for {held} of {fit.token_bytes(model, wish.kv_dtype)} bytes."
+    ]
+    tokens = fit.room(model, machine, wish) // fit.token_bytes(model, wish.kv_dtype)
+    if options.kv_tokens is not None and tokens >= fit.LEAST_CTX:
+        lines.append(f"  smaller KV cache: {fit.rounded(tokens)} tokens (--kv-tokens {fit.rounded(tokens)})")
+    lines += [
+        f"  {each.kind}: {each.what}{f' ({each.option})' if each.option else ''}, {_size(each.total)}"
+        for each in fit.alternatives(model, machine, wish)
+    ]
+    if len(lines) == 1:
+        return DoesNotFit(f"{lines[0]} Nothing that befit knows of would fit: take a smaller model, or free memory.")
+    lines.insert(1, "What would fit, what costs least first:")
+    return DoesNotFit("\n".join(lines))
+
+
+def _sum(needed: Budget) -> str:
+    parts = {
+        "weights": needed.weights,
+        "KV cache": needed.kv,
+        "activations": needed.activations,
+        "process": needed.overhead,
+        "reserve": needed.reserve,
+    }
+    return f"{' + '.join(f'{name} {_size(size)}' for name, size in parts.items())} = {_size(needed.total)}"
+
+
+def _speculation(config: EngineConfig) -> str:
+    sources = ["prompt lookup"] if config.speculation in ("auto", "lookup") else []
+    if config.draft is not None:
+        sources.append(f"draft model {config.draft}")
+    return " and ".join(sources) or "off"
+
+
+def _whole(tokens: int, block_size: int) -> int:
+    """So many tokens in whole pages."""
+    return -(-tokens // block_size) * block_size
 
 
 def _size(n: int) -> str:

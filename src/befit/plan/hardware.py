@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _ROOT = Path("/")
+_MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")  # of cgroups v2 and v1
 
 
 def physical_cores(root: Path = _ROOT, cpus: set[int] | None = None) -> int:
@@ -30,6 +31,18 @@ def cpu_limit(root: Path = _ROOT) -> float:
         if _is_number(quota) and _is_number(period) and int(quota) > 0 and int(period) > 0:
             limit = min(limit, int(quota) / int(period))
     return limit
+
+
+def memory_limit(root: Path = _ROOT) -> int | None:
+    """Bytes that the tightest cgroup grants, where that is less than the machine has; None without such a limit."""
+    limits = [_read(folder / name) for folder in _cgroups(root, "memory") for name in _MEMORY_LIMITS]
+    tightest = min((int(text) for text in limits if _is_number(text)), default=None)
+    return tightest if tightest is not None and tightest < total_memory(root) else None
+
+
+def total_memory(root: Path = _ROOT) -> int:
+    """Bytes of memory that the machine has."""
+    return _field(_read(root / "proc/meminfo"), "MemTotal:") * 1024
 
 
 def available_memory(root: Path = _ROOT) -> int:

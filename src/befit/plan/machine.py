@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from befit.errors import ConfigError
-from befit.plan import cards, nvml
 from befit.plan.hardware import available_memory, physical_cores
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -21,7 +21,8 @@ class Machine:
     """What counts of a machine.
 
     available: bytes that a model may take. bandwidth: bytes a second. rate: multiply-adds a second in matrix products;
-    None is unknown. overhead: bytes that running anything at all takes. source: whence the numbers, for people.
+    None is unknown. overhead: bytes that running anything at all takes, a token of the vocabulary `token_overhead`.
+    reserve: bytes of those available that stay free. source: whence the numbers, for people. threads: of a CPU.
     """
 
     name: str
@@ -31,18 +32,29 @@ class Machine:
     rate: float | None
     overhead: int
     source: str
+    reserve: int = 0
+    token_overhead: int = 0
+    threads: int = 1
 
 
-CPU_OVERHEAD = 120 * 10**6
-"""Python, its libraries and the tokeniser."""
+CPU_OVERHEAD = 90 * 10**6
+"""Python and its libraries, measured: see benchmarks/memory.py."""
+CPU_TOKEN_OVERHEAD = 650
+"""The tokeniser, and the metadata of the model file, measured likewise."""
+RESERVE_SHARE = 20
+RESERVE_LEAST = 100 * 10**6
+"""What stays free: a twentieth, at least so much. Grammars, long requests, and what was not foreseen."""
 GPU_OVERHEAD = 500 * 10**6
 """A CUDA context and the libraries' workspaces: an allowance, not a measurement."""
 
 
-def this_cpu(*, measure: bool = True) -> Machine:
-    """This machine's memory and cores; `measure` times reads and multiplications for a tenth of a second each."""
-    available = available_memory()
-    threads = physical_cores()
+def this_cpu(*, measure: bool = True, root: Path = Path("/"), threads: int | None = None) -> Machine:
+    """This machine's memory and cores; `measure` times reads and multiplications for a tenth of a second each.
+
+    root is where /proc and /sys are looked for; threads are used, by default one a physical core.
+    """
+    available = available_memory(root)
+    threads = threads or physical_cores(root)
     bandwidth = rate = None
     isa = ""
     if measure:
@@ -59,12 +71,17 @@ def this_cpu(*, measure: bool = True) -> Machine:
         bandwidth=bandwidth,
         rate=rate,
         overhead=CPU_OVERHEAD,
+        token_overhead=CPU_TOKEN_OVERHEAD,
         source="memory free now, bandwidth measured" if measure else "memory free now",
+        reserve=_reserve(available),
+        threads=threads,
     )
 
 
 def these_cards() -> list[Machine]:
     """The NVIDIA cards in this machine."""
+    from befit.plan import cards, nvml
+
     found = []
     for card in nvml.detect():
         try:
@@ -87,6 +104,8 @@ def these_cards() -> list[Machine]:
 
 def named_card(name: str) -> Machine:
     """A card of the table. Raises ConfigError for a name that it does not have."""
+    from befit.plan import cards
+
     card = cards.find(name)
     return Machine(
         name=card.name,
@@ -101,7 +120,13 @@ def named_card(name: str) -> Machine:
 
 def limited(machine: Machine, available: int) -> Machine:
     """The machine with so many bytes instead."""
-    return replace(machine, available=available, source=f"{machine.source}; memory as given")
+    reserve = _reserve(available) if machine.kind == "cpu" else 0
+    source = machine.source.replace("memory free now", "memory as given")
+    return replace(machine, available=available, reserve=reserve, source=source)
+
+
+def _reserve(available: int) -> int:
+    return max(RESERVE_LEAST, available // RESERVE_SHARE)
 
 
 def parse_size(text: str) -> int:

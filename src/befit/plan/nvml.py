@@ -46,6 +46,24 @@ def detect(library: Any = None) -> list[DetectedCard]:
         library.nvmlShutdown()
 
 
+def driver_version(library: Any = None) -> str | None:
+    """What the driver calls itself, or None without one."""
+    if library is None:
+        try:
+            library = ctypes.CDLL("libnvidia-ml.so.1")
+        except OSError:
+            return None
+    if library.nvmlInit_v2() != 0:
+        return None
+    try:
+        text = ctypes.create_string_buffer(80)
+        if library.nvmlSystemGetDriverVersion(text, len(text)) != 0:
+            return None
+        return text.value.decode(errors="replace")
+    finally:
+        library.nvmlShutdown()
+
+
 def _card(library: Any, index: int) -> DetectedCard | None:
     handle = ctypes.c_void_p()
     name = ctypes.create_string_buffer(96)

@@ -15,11 +15,12 @@ from befit.errors import CorruptFile, ModelNotFound, UnsupportedModel
 from befit.plan import hub, known
 from befit.plan.architecture import Architecture
 from befit.plan.config_json import from_config, from_gguf
-from befit.plan.memory import Model, Shapes, by_class, parameters
+from befit.plan.memory import Model, Shapes, by_class, parameters, shares
 from befit.weights.hf_config import ARCHITECTURES
 from befit.weights.safetensors_header import TensorEntry
 
 _DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "float8_e4m3fn": 8, "int8": 8}
+_DENSE = {"float32": "f32", "f32": "f32", "float16": "f16", "f16": "f16", "bfloat16": "bf16", "bf16": "bf16"}
 _INDEX = "model.safetensors.index.json"
 
 
@@ -98,7 +99,8 @@ def _gguf(path: Path, name: str, origin: str, *, head_only: bool = False) -> Mod
             shapes=layout,
             counts=parameters(shapes),
             weights=by_class(sizes),
-            stored=_shares(kinds),
+            stored=shares(kinds),
+            formats={info.name: info.type.name.lower() for info in file.infos.values()},
             used=used / experts if experts else 1.0,
             used_experts=used,
             why_not=why_not,
@@ -123,7 +125,8 @@ def _build(path: Path) -> Model:
         shapes=shapes,
         counts=parameters(shapes),
         weights=by_class({section.name: section.nbytes for section in build.sections}),
-        stored=_shares(kinds),
+        stored=shares(kinds),
+        formats={section.name: section.format for section in build.sections},
     )
 
 
@@ -170,7 +173,8 @@ def _loadable(path: Path, name: str) -> Model:
             shapes=folder.shapes,
             counts=parameters(folder.shapes),
             weights=by_class({key: stored.nbytes for key, stored in folder.stored.items()}),
-            stored=_shares(kinds),
+            stored=shares(kinds),
+            formats={key: stored.form for key, stored in folder.stored.items()},
         )
 
 
@@ -212,10 +216,11 @@ def _from_config(
         kinds: dict[str, int] = {}
         for entry in entries.values():
             kinds[entry.dtype] = kinds.get(entry.dtype, 0) + entry.nbytes
-        stored = _shares(kinds)
+        stored = shares(kinds)
     program, shapes = architecture.describe()
     if not entries:
         sizes, stored = _published(config, shapes)
+    dense = _DENSE.get(stored.split()[0].lower()) if len(stored.split()) <= 2 else None
     runs = architecture.family in ARCHITECTURES
     return Model(
         name=name,
@@ -227,6 +232,7 @@ def _from_config(
         counts=parameters(shapes),
         weights=sizes,
         stored=stored,
+        formats=dict.fromkeys(shapes, dense) if dense else {},
         used=architecture.used_experts / architecture.experts if architecture.experts else 1.0,
         used_experts=architecture.used_experts,
         why_not="befit loads GGUF files and folders: fetch this model as one"
@@ -240,10 +246,3 @@ def _published(config: Mapping[str, Any], shapes: Shapes) -> tuple[dict[str, int
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float16").removeprefix("torch.")
     bits = _DTYPE_BITS.get(dtype, 16)
     return {kind: count * bits // 8 for kind, count in parameters(shapes).items()}, dtype
-
-
-def _shares(kinds: Mapping[str, int]) -> str:
-    """Storage types with their parts of the bytes, the largest first."""
-    everything = sum(kinds.values())
-    ranked = sorted(kinds.items(), key=lambda item: -item[1])
-    return ", ".join(f"{kind} {count / everything:.0%}" for kind, count in ranked if count / everything >= 0.005)

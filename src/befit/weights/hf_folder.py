@@ -46,12 +46,13 @@ _TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.jso
 class Stored:
     """A canonical tensor of a checkpoint, not read yet.
 
-    type: what the file calls its type or format. nbytes: bytes that it takes as a canonical tensor.
-    parts: the file's tensors that it is made of.
+    type: what the file calls its type or format. form: the canonical dtype or block format. nbytes: bytes that it takes
+    as a canonical tensor. parts: the file's tensors that it is made of.
     """
 
     shape: tuple[int, ...]
     type: str
+    form: str
     nbytes: int
     parts: tuple[str, ...]
     make: Callable[[], Tensor]
@@ -197,7 +198,7 @@ class HFFolder:
 
     def _made(self, canonical: str, made: Made, names: tuple[str, ...]) -> Stored:
         tensor = MadeTensor(canonical, made.shape, made.format, made.make)
-        return Stored(made.shape, made.type, tensor.nbytes, names, lambda: tensor)
+        return Stored(made.shape, made.type, made.format.name, tensor.nbytes, names, lambda: tensor)
 
     def _reader(self) -> tuple[str, Reader] | None:
         """How the weights are quantised, or None."""
@@ -233,7 +234,7 @@ class HFFolder:
                 return DenseTensor(canonical, entry.shape, "f32", tensor.dequantize() + np.float32(1))
             return tensor
 
-        return Stored(entry.shape, entry.dtype, entry.nbytes, (name,), make)
+        return Stored(entry.shape, entry.dtype, dtype, entry.nbytes, (name,), make)
 
     # -- texts
 

@@ -113,6 +113,29 @@ def test_behind_the_trigger_only_calls(form: formats.ToolFormat) -> None:
     assert not grammar.active
 
 
+@pytest.mark.parametrize("form", [form for form in ALL if form.bare], ids=lambda form: form.name)
+@pytest.mark.parametrize("several", [True, False])
+def test_bare_json_becomes_a_call_once_it_has_a_name(form: formats.ToolFormat, several: bool) -> None:
+    vocabulary: Any = ByteTokenizer()
+    use = tool_use([WEATHER, NOW], "auto", several)
+    assert use is not None
+    structure = ToolSupport(None, vocabulary, form, "").structure(use, None)  # type: ignore[arg-type]
+    assert structure is not None
+    grammar = Grammars(vocabulary, vocabulary.vocab_size).start(structure)
+    opening = max(form.bare, key=len)
+    for token in opening.encode() + b'{\n  "name": "weather",\n  "arguments":':
+        assert not grammar.active
+        assert not grammar.push(token)
+    assert grammar.active
+    assert not any(grammar.push(token) for token in b" {")
+    assert [grammar.push(token) for token in b'"city": "x"}\n}'][-1] is not several
+    assert not grammar.active or not several
+    other = Grammars(vocabulary, vocabulary.vocab_size).start(structure)
+    for token in b'{"name": "Bob", "arguments": {"x": 1}}{"name": "weather", "arguments": {':
+        assert not other.push(token)
+        assert not other.active
+
+
 def test_only_one_call_where_no_more_are_wanted() -> None:
     made = support()
     for choice in ("required", {"type": "function", "function": {"name": "weather"}}):

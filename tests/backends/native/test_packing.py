@@ -55,12 +55,12 @@ def test_what_does_not_fit_is_refused(tmp_path):
     raw, tiles = packed("q4_0")
     model = _native.Model("generic", 1, "f16", 1, 1, 1)
     matrix = model.matrix(35, 512, "q4_0")
-    with pytest.raises(ValueError, match="matrix bytes"):
-        model.pack([(matrix, raw[1:], "q4_0")])
+    with pytest.raises(ValueError, match="no whole tiles"):
+        model.pack([(matrix, 0, raw[1:], "q4_0")])
     with pytest.raises(ValueError, match="is not of q4_1"):
-        model.pack([(matrix, packed("q4_1")[0], "q4_1")])
+        model.pack([(matrix, 0, packed("q4_1")[0], "q4_1")])
     with pytest.raises(ValueError, match="no matrix 5"):
-        model.pack([(5, raw, "q4_0")])
+        model.pack([(5, 0, raw, "q4_0")])
     with pytest.raises(ValueError, match="no matrix -1"):
         model.read(0, [(-1, 0)])
     path = tmp_path / "tiles"

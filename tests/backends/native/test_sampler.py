@@ -28,6 +28,7 @@ specs = st.builds(
     min_tokens=st.integers(0, 4),
     stop_ids=st.sampled_from([(), (0, 7)]),
     allowed_ids=st.sampled_from([(), (), (3, 8, 150, 299), (7,)]),
+    watermark=st.booleans(),
 )
 
 

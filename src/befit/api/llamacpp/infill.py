@@ -11,6 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from befit.api.answers import dumps, json_response
 from befit.api.body import read_body
 from befit.api.fim import FimPrompt, require
 from befit.api.generation import Deltas, Job, encode, failure, off_loop, room, submit, while_connected
@@ -18,8 +19,7 @@ from befit.api.llamacpp.limits import CANDIDATES, Limits, unsure
 from befit.api.llamacpp.settings import generation_settings
 from befit.api.llamacpp.timings import Timings
 from befit.api.llamacpp.types import GenerationRequest, InfillRequest, RawRequest
-from befit.api.openai.chunks import dumps, error_event
-from befit.api.openai.errors import json_response
+from befit.api.openai.chunks import error_event
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.request_body import parse
 from befit.api.service import Service

@@ -7,11 +7,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from befit.api.answers import json_response
 from befit.api.body import read_body
 from befit.api.generation import off_loop
 from befit.api.llamacpp.settings import generation_settings
 from befit.api.llamacpp.types import GenerationRequest
-from befit.api.openai.errors import json_response
 from befit.api.openai.messages import known_roles
 from befit.api.openai.request_body import RequestBody, parse
 from befit.api.service import Service

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from befit.api.answers import json_response
 from befit.api.body import read_body
 from befit.api.generation import (
     Collected,
@@ -20,33 +20,26 @@ from befit.api.generation import (
     collect,
     failure,
     off_loop,
-    prepare,
     room,
     submit,
     while_connected,
 )
 from befit.api.message import Message, MessageParser, Part, Reasoning
 from befit.api.openai.chunks import ChunkWriter, error_event
-from befit.api.openai.errors import json_response
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.ids import new_id
 from befit.api.openai.logprobs import LogprobWriter
 from befit.api.openai.messages import known_roles
 from befit.api.openai.types import ChatRequest, parse
 from befit.api.openai.usage import Usage
-from befit.api.reasoning import ReasoningSplitter
+from befit.api.reply import Reply
 from befit.api.service import Service
 from befit.api.stream import DONE, EventStream, split_tool_marker
-from befit.api.structure import behind_reasoning
 from befit.api.tools.request import ToolUse, tool_use
 from befit.api.truncate import truncate
 from befit.engine.outputs import CompletionOutput, Delta
 from befit.errors import InvalidRequest
-from befit.sampling import SamplingParams
 
-log = logging.getLogger(__name__)
-
-_TAIL = 8  # tokens of a prompt that show how it ends
 _RESERVED_KWARGS = {"messages", "tools", "add_generation_prompt", "continue_final_message", "add_special"}
 
 
@@ -58,9 +51,9 @@ async def create_chat_completion(service: Service, http: Request) -> Response:
     use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
     ids = await off_loop(len(body), prompt_ids, service, request, use)
     job = Job(ids, request.sampling(room(ids, service.ctx, "messages"), service.recommended))
-    opened = _thinking(service, ids)
-    job.params = await _confined(service, job.params, use, opened=opened)
-    answer = Chat(service, request, model, job, new_id("chatcmpl-", request.request_id), use, opened)
+    reply = Reply.to(service, ids, use)
+    job.params = await reply.confined(job.params)
+    answer = Chat(service, request, model, job, new_id("chatcmpl-", request.request_id), reply)
     deltas = await submit(service.engine, [job], priority=request.priority or 0, cache_salt=request.cache_salt or "")
     headers = ignored_header(request.ignored)
     if request.stream:
@@ -94,47 +87,16 @@ def prompt_ids(service: Service, request: ChatRequest, use: ToolUse | None = Non
     )
 
 
-def _thinking(service: Service, ids: list[int]) -> bool:
-    """Whether the prompt ends within thoughts."""
-    return service.reasoning is not None and service.reasoning.opened_by(
-        service.tokenizer.decode(ids[-_TAIL:], skip_special=False)
-    )
-
-
-async def _confined(service: Service, params: SamplingParams, use: ToolUse | None, *, opened: bool) -> SamplingParams:
-    """The parameters with the structure that the output must have, ready to be used, and the tokens that mark parts."""
-    structure, wanted = params.structure, params.structure
-    shown: set[int] = set()
-    if use is not None:
-        structure = service.tools.structure(use, wanted)
-        shown.update(service.tools.form.shown_tokens(service.tokenizer))
-    if service.reasoning is not None:
-        shown.update(service.reasoning.shown_tokens)
-        if structure is not None:
-            structure = behind_reasoning(structure, service.reasoning, opened=opened)
-    if structure is not None:
-        try:
-            await prepare(service.engine, structure)
-        except InvalidRequest as error:
-            # Tools that may be called need no grammar: their schemas are then a hint to the model, as at other servers.
-            if use is None or use.mode == "required" or wanted is not None or any(tool.strict for tool in use.tools):
-                raise
-            log.debug("tool calls are not confined: %s", error)
-            structure = None
-    return replace(params, structure=structure, shown_tokens=tuple(sorted(shown)))
-
-
 @dataclass(slots=True)
 class Chat:
-    """The answer to one request, whole or as events. opened: the prompt ends within thoughts."""
+    """The answer to one request, whole or as events."""
 
     service: Service
     request: ChatRequest
     model: str
     job: Job
     id: str
-    use: ToolUse | None
-    opened: bool
+    reply: Reply
     created: int = field(default_factory=lambda: int(time.time()))
     usage: Usage = field(init=False)
     spell: LogprobWriter = field(init=False)
@@ -172,7 +134,7 @@ class Chat:
         return body
 
     def _choice(self, output: CompletionOutput) -> dict[str, Any]:
-        parser = self._parser()
+        parser = self.reply.parser()
         message = parser.whole(output.text) if parser is not None else Message(output.text)
         choice: dict[str, Any] = {
             "index": output.index,
@@ -186,13 +148,6 @@ class Chat:
         if self.request.return_token_ids:
             choice["token_ids"] = output.token_ids
         return choice
-
-    def _parser(self) -> MessageParser | None:
-        """For one choice; None when there is nothing to take apart."""
-        form = self.service.reasoning
-        reasoning = ReasoningSplitter(form, opened=self.opened) if form is not None else None
-        tools = self.service.tools.form.read(self.use.names) if self.use is not None else None
-        return MessageParser(reasoning, tools) if reasoning is not None or tools is not None else None
 
     def _message(self, message: Message) -> dict[str, Any]:
         content = message.text if message.text or not (message.calls or message.reasoning) else None
@@ -215,7 +170,7 @@ class Chat:
             text_end="}",
             usage_null=request.include_usage,
         )
-        parsers = [self._parser() for _ in range(self.job.params.n)]
+        parsers = [self.reply.parser() for _ in range(self.job.params.n)]
         plain = not request.logprobs and not request.return_token_ids and not request.usage_in_every_chunk
         # The roles wait for the first text and go out with it, so that a first event means a first token.
         start = self._roles(writer)

@@ -5,17 +5,13 @@ Text is escaped to plain ASCII, so that no client can split a chunk at a Unicode
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any
 
-from befit.api.openai.errors import describe
-
-
-def dumps(value: Any) -> str:
-    """Compact ASCII JSON."""
-    return json.dumps(value, separators=(",", ":"))
+from befit.api.answers import dumps
+from befit.api.openai.errors import error_object
+from befit.api.problem import Problem
 
 
 class ChunkWriter:
@@ -98,4 +94,4 @@ def _members(members: Mapping[str, Any] | None) -> str:
 
 def error_event(error: BaseException) -> bytes:
     """The event that ends a stream which failed after it began."""
-    return f"data: {dumps(describe(error)[1])}\n\n".encode("ascii")
+    return f"data: {dumps(error_object(Problem.of(error)))}\n\n".encode("ascii")

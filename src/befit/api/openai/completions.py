@@ -13,6 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from befit.api.answers import json_response
 from befit.api.body import read_body
 from befit.api.fim import require
 from befit.api.generation import (
@@ -28,7 +29,6 @@ from befit.api.generation import (
     while_connected,
 )
 from befit.api.openai.chunks import ChunkWriter, error_event
-from befit.api.openai.errors import json_response
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.ids import new_id
 from befit.api.openai.inputs import parse_inputs

@@ -12,9 +12,9 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from befit.api.answers import json_response
 from befit.api.body import read_body
 from befit.api.generation import Deltas, Job, encode, failure, room, submit, while_connected
-from befit.api.openai.errors import json_response
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.ids import new_id
 from befit.api.openai.inputs import parse_inputs
@@ -85,7 +85,7 @@ async def create_embeddings(service: Service, http: Request) -> Response:
         pooling=pooling,
     )
     async with aclosing(deltas):
-        vectors = await while_connected(http.receive, _gather(deltas, len(jobs)))
+        vectors = await while_connected(http.receive, gather(deltas, len(jobs)))
     tokens = sum(len(job.prompt_ids) for job in jobs)
     body = {
         "id": number,
@@ -108,7 +108,8 @@ def default_pooling(service: Service) -> Pooling:
     return _POOLING_TYPES.get(kind, "mean") if isinstance(kind, int) else "mean"
 
 
-async def _gather(deltas: Deltas, count: int) -> list[F32]:
+async def gather(deltas: Deltas, count: int) -> list[F32]:
+    """The pooled vector of each input."""
     vectors: list[F32 | None] = [None] * count
     async for position, delta in deltas:
         error = failure(delta)
@@ -121,9 +122,12 @@ async def _gather(deltas: Deltas, count: int) -> list[F32]:
 
 def _shape(vector: F32, request: EmbeddingRequest) -> F32:
     """The first `dimensions` components, of length 1 unless `normalize` is false."""
-    vector = vector[: request.dimensions]
-    if request.normalize is False:
-        return vector
+    return vector[: request.dimensions] if request.normalize is False else shorten(vector, request.dimensions)
+
+
+def shorten(vector: F32, dimensions: int | None) -> F32:
+    """The first `dimensions` components, all if None, as a vector of length 1."""
+    vector = vector[:dimensions]
     length = float(np.linalg.norm(vector.astype(np.float64)))
     return np.asarray(vector / length if length > 0 else vector, np.float32)
 

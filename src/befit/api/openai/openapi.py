@@ -9,12 +9,15 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from befit.api.anthropic.types import CountRequest, MessagesRequest
 from befit.api.llamacpp.props import TemplateRequest
 from befit.api.llamacpp.types import InfillRequest, RawRequest
+from befit.api.ollama import types as ollama
 from befit.api.openai.embeddings import EmbeddingRequest
 from befit.api.openai.responses.request import ResponseRequest
 from befit.api.openai.tokens import DetokenizeRequest, TokenizeRequest
 from befit.api.openai.types import ChatRequest, CompletionRequest
+from befit.api.tgi.types import GenerateRequest
 
 BODIES: dict[str, type[BaseModel]] = {
     "/v1/completions": CompletionRequest,
@@ -30,6 +33,17 @@ _ALL: dict[str, type[BaseModel]] = {
     "/infill": InfillRequest,
     "/completion": RawRequest,
     "/apply-template": TemplateRequest,
+    "/v1/messages": MessagesRequest,
+    "/v1/messages/count_tokens": CountRequest,
+    "/api/generate": ollama.GenerateRequest,
+    "/api/chat": ollama.ChatRequest,
+    "/api/embed": ollama.EmbedRequest,
+    "/api/embeddings": ollama.EmbedRequest,
+    "/api/show": ollama.ShowRequest,
+    "/": GenerateRequest,
+    "/generate": GenerateRequest,
+    "/generate_stream": GenerateRequest,
+    "/chat_tokenize": ChatRequest,
 }
 _REFERENCE = "#/components/schemas/{model}"
 

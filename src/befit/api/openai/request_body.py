@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
@@ -41,6 +43,29 @@ def parse(kind: type[Request], body: bytes) -> Request:
 def build(kind: type[Request], fields: dict[str, Any]) -> Request:
     """The request with these fields, checked as one that came as JSON."""
     return _checked(lambda: kind.model_validate(fields))
+
+
+@contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Within it, an error about a field in `names` names it as another protocol does."""
+    try:
+        yield
+    except InvalidRequest as error:
+        own = names.get(error.param or "")
+        if own is None:
+            raise
+        raise type(error)(error.message.replace(error.param or "", own), own) from None
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """The fields of a JSON body, unchecked. Raises InvalidRequest for anything else."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest(f"The body is a JSON {type(fields).__name__}; it must be an object.")
+    return fields
 
 
 def _checked(validate: Callable[[], Request]) -> Request:

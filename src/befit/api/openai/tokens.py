@@ -11,10 +11,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from befit.api.answers import json_response
 from befit.api.body import read_body
 from befit.api.generation import off_loop
 from befit.api.openai.chat import prompt_ids
-from befit.api.openai.errors import json_response
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.inputs import check_ids
 from befit.api.openai.request_body import RequestBody, parse

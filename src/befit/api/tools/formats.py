@@ -14,6 +14,7 @@ json      any model: `{"name": …, "arguments": {…}}`, or a list of such, is 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,10 @@ from befit.tokenizer.base import Tokenizer
 
 _MOST_CALLS = 32
 """In one message, where the grammar has a say."""
+
+_FENCES = ("```json\n", "```\n")
+_GEMMA_FENCES = ("```tool_code\n", "```json\n", "```tool_call\n", "```python\n")
+_PYTHON_TAG = "<|python_tag|>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class ToolFormat:
     around   what begins, separates and ends the calls of a message
     parser   (names of the tools, numbering) -> reads calls
     trigger  what begins `around` and can mean nothing else: behind it, calls are confined to what they must be
+    bare     what may stand before a message that is just a call's JSON; once its name is there, it is confined too
     markers  spellings that may be control tokens, to be shown to the parser all the same
     short_ids  ids of calls are nine letters and digits
     """
@@ -55,6 +61,7 @@ class ToolFormat:
     around: tuple[str, str, str]
     parser: Callable[[Collection[str], Numbering], ToolParser]
     trigger: str = ""
+    bare: tuple[str, ...] = ()
     markers: tuple[str, ...] = ()
     short_ids: bool = False
 
@@ -75,7 +82,8 @@ class ToolFormat:
         return begin + separator.join(texts) + end
 
     def grammar(self, tools: Sequence[Tool], tokenizer: Tokenizer, *, several: bool, param: str) -> str:
-        """Rules `calls`, of a whole message with calls, and `triggered`, of what follows the trigger, in Lark.
+        """Rules in Lark: `calls`, of a whole message with calls; `triggered`, of what follows the trigger; `begun`, of
+        what follows a match of `begun` (see `Structure.begun`).
 
         several: more than one call. param: the request field that errors name.
         """
@@ -95,6 +103,10 @@ class ToolFormat:
             # Where every call has the trigger, the structure is complete behind one, and begins anew at the next.
             listed = "" if self.trigger in separator else more
             rules.append(f"triggered: {text(begin.removeprefix(self.trigger))} call {listed} {text(end)}")
+        if self.bare:
+            starts = [json.dumps(f"\x02{_inner(tool.name)}\n") for tool in tools]
+            begun = " | ".join(f"{start} BLANK? arguments_{at}" for at, start in enumerate(starts))
+            rules += [f'begun: ({begun}) BLANK? "}}"', "BLANK: /[ \\t\\r\\n]{1,40}/"]
         for at, tool in enumerate(tools):
             schema = schema_text(dict(tool.parameters), lenient=not tool.strict, param=param)
             rules += [
@@ -102,6 +114,14 @@ class ToolFormat:
                 f"arguments_{at}: %json {schema}",
             ]
         return "\n".join(rules)
+
+    def begun(self, tools: Sequence[Tool]) -> str:
+        """A regular expression for a message, or the rest of one, that is just a call's JSON: all before its arguments.
+        The group is the tool's name."""
+        names, before = ("|".join(map(re.escape, each)) for each in ([_inner(tool.name) for tool in tools], self.bare))
+        gap = r"\s{0,40}"
+        head = rf'[\s,;]{{0,40}}(?:{before}){gap}(?:\[{gap})?\{{{gap}"name"{gap}:{gap}"({names})"'
+        return rf'{head}{gap},{gap}"(?:arguments|parameters)"{gap}:'
 
 
 def _inner(name: str) -> str:
@@ -123,7 +143,7 @@ def _hermes(tools: Collection[str], numbering: Numbering) -> ToolParser:
     def body() -> JsonCalls:
         return JsonCalls(numbering, opening="<tool_call>", closing="</tool_call>", known=None)
 
-    whole = WholeParser(tools, numbering, openings=("```json\n", "```\n"))
+    whole = WholeParser(tools, numbering, openings=_FENCES)
     return EitherParser(whole, MarkedParser("<tool_call>", body))
 
 
@@ -137,20 +157,19 @@ def _deepseek(tools: Collection[str], numbering: Numbering) -> ToolParser:
 
 
 def _llama3(tools: Collection[str], numbering: Numbering) -> ToolParser:
-    return WholeParser(tools, numbering, openings=("<|python_tag|>",))
+    return WholeParser(tools, numbering, openings=(_PYTHON_TAG,))
 
 
 def _pythonic(tools: Collection[str], numbering: Numbering) -> ToolParser:
-    return WholeParser(tools, numbering, openings=("<|python_tag|>",), python=True)
+    return WholeParser(tools, numbering, openings=(_PYTHON_TAG,), python=True)
 
 
 def _gemma(tools: Collection[str], numbering: Numbering) -> ToolParser:
-    fences = ("```tool_code\n", "```json\n", "```tool_call\n", "```python\n")
-    return WholeParser(tools, numbering, openings=fences, python=True)
+    return WholeParser(tools, numbering, openings=_GEMMA_FENCES, python=True)
 
 
 def _json(tools: Collection[str], numbering: Numbering) -> ToolParser:
-    return WholeParser(tools, numbering, openings=("```json\n", "```\n"))
+    return WholeParser(tools, numbering, openings=_FENCES)
 
 
 _ARGUMENTS = ('{"name": "', '", "arguments": ', "}")
@@ -169,16 +188,20 @@ HERMES = ToolFormat(
     ("<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"),
     _hermes,
     "<tool_call>",
+    ("", *_FENCES),
     ("<tool_call>", "</tool_call>"),
 )
-LLAMA3 = ToolFormat("llama3", _PARAMETERS, ("", "; ", ""), _llama3, markers=("<|python_tag|>",))
-PYTHONIC = ToolFormat("pythonic", _PARAMETERS, ("", "; ", ""), _pythonic, markers=("<|python_tag|>",))
+LLAMA3 = ToolFormat("llama3", _PARAMETERS, ("", "; ", ""), _llama3, bare=("", _PYTHON_TAG), markers=(_PYTHON_TAG,))
+PYTHONIC = ToolFormat(
+    "pythonic", _PARAMETERS, ("", "; ", ""), _pythonic, bare=("", _PYTHON_TAG), markers=(_PYTHON_TAG,)
+)
 MISTRAL = ToolFormat(
     "mistral",
     _ARGUMENTS,
     ("[TOOL_CALLS][", ", ", "]"),
     _mistral,
     "[TOOL_CALLS]",
+    (),
     ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
     short_ids=True,
 )
@@ -188,6 +211,7 @@ MISTRAL_NAMED = ToolFormat(
     ("[TOOL_CALLS]", "[TOOL_CALLS]", ""),
     _mistral,
     "[TOOL_CALLS]",
+    (),
     ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
     short_ids=True,
 )
@@ -197,6 +221,7 @@ DEEPSEEK = ToolFormat(
     (DeepSeekCalls.BEGIN, "\n", DeepSeekCalls.END),
     _deepseek,
     DeepSeekCalls.BEGIN,
+    (),
     _DEEPSEEK_MARKERS,
 )
 DEEPSEEK_V31 = ToolFormat(
@@ -205,10 +230,11 @@ DEEPSEEK_V31 = ToolFormat(
     (DeepSeekCalls.BEGIN, "", DeepSeekCalls.END),
     _deepseek,
     DeepSeekCalls.BEGIN,
+    (),
     _DEEPSEEK_MARKERS,
 )
-GEMMA = ToolFormat("gemma", _PARAMETERS, ("", "; ", ""), _gemma)
-JSON = ToolFormat("json", _ARGUMENTS, ("", ", ", ""), _json)
+GEMMA = ToolFormat("gemma", _PARAMETERS, ("", "; ", ""), _gemma, bare=("", *_GEMMA_FENCES))
+JSON = ToolFormat("json", _ARGUMENTS, ("", ", ", ""), _json, bare=("", *_FENCES))
 
 NAMES = ("hermes", "llama3", "pythonic", "mistral", "deepseek", "gemma", "json")
 

@@ -15,7 +15,7 @@ _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additi
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """What a request wants of tools. `raw` are the tools as templates get them; a forced call is one of `callable`."""
+    """What a request wants of tools. `raw` are the tools as templates get them; a call is one of `callable`."""
 
     raw: list[dict[str, Any]]
     tools: tuple[Tool, ...]
@@ -25,13 +25,13 @@ class ToolUse:
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the tools."""
-        return frozenset(tool.name for tool in self.tools)
+        """Names of the tools that may be called."""
+        return frozenset(tool.name for tool in self.callable)
 
 
 def tool_use(tools: list[dict[str, Any]] | None, choice: Any, parallel: bool | None) -> ToolUse | None:
     """None when no tool may be called: there are none, or `tool_choice` is "none"."""
-    mode, names = _choice(choice)
+    mode, names, one = _choice(choice)
     if not tools:
         if mode == "required":
             raise InvalidRequest("tool_choice asks for a call, but tools is empty; send the tools.", "tool_choice")
@@ -49,29 +49,43 @@ def tool_use(tools: list[dict[str, Any]] | None, choice: Any, parallel: bool | N
             raise InvalidRequest(f"tool_choice names {name!r}, which is none of the tools.", "tool_choice")
     chosen = tuple(by_name[name] for name in names) if names else checked
     raw = [{**tool, "type": "function"} for tool in tools]
-    several = parallel is not False and names is None  # one named tool is one call
+    several = parallel is not False and not one
     return ToolUse(raw, checked, chosen, "required" if mode == "required" else "auto", several)
 
 
-def _choice(choice: Any) -> tuple[Literal["none", "auto", "required"], list[str] | None]:
-    """The mode, and the names to choose from (None: any)."""
+def _choice(choice: Any) -> tuple[Literal["none", "auto", "required"], list[str] | None, bool]:
+    """The mode, the names to choose from (None: any), and whether one named tool means one call."""
     if choice in (None, "auto"):
-        return "auto", None
+        return "auto", None, False
     if choice == "none":
-        return "none", None
+        return "none", None, False
     if choice in ("required", "any"):
-        return "required", None
+        return "required", None, False
     if isinstance(choice, Mapping):
-        function = choice.get("function")
-        if choice.get("type") == "function" and isinstance(function, Mapping) and isinstance(function.get("name"), str):
-            return "required", [function["name"]]
-        if choice.get("type") == "function" and isinstance(choice.get("name"), str):
-            return "required", [choice["name"]]
+        name = _function_name(choice)
+        if name is not None:
+            return "required", [name], True
+        if choice.get("type") == "allowed_tools":
+            # Chats have the two fields in an object of their own, responses have them beside the type.
+            allowed = choice.get("allowed_tools", choice)
+            mode, listed = (allowed.get("mode"), allowed.get("tools")) if isinstance(allowed, Mapping) else (None, None)
+            names = [_function_name(tool) for tool in listed] if isinstance(listed, list) else []
+            if mode in ("auto", "required") and names and None not in names:
+                return mode, [name for name in names if name is not None], False
     raise UnsupportedField(
-        f'tool_choice is {str(choice)[:80]!r}; use "none", "auto", "required" or '
-        '{"type": "function", "function": {"name": …}}.',
+        f'tool_choice is {str(choice)[:80]!r}; use "none", "auto", "required", '
+        '{"type": "function", "function": {"name": …}} or allowed_tools with a mode and functions.',
         "tool_choice",
     )
+
+
+def _function_name(value: Any) -> str | None:
+    """Of a reference to a function, in the shape of chats or of responses."""
+    if not isinstance(value, Mapping) or value.get("type") != "function":
+        return None
+    function = value.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else value.get("name")
+    return name if isinstance(name, str) else None
 
 
 def _tool(at: int, tool: dict[str, Any]) -> Tool:

@@ -19,6 +19,7 @@ from befit.tokenizer.base import Tokenizer
 if TYPE_CHECKING:
     from befit.api.chat import ChatTemplate
 
+_MARKED = '"\\u0001"'  # see `Structure.begun`
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -63,16 +64,22 @@ class ToolSupport:
         forced = use.mode == "required"
         if answer is not None and not forced and answer.kind != "json":
             raise InvalidRequest(f"{answer.param} does not go with tools, except for a JSON schema.", answer.param)
-        if not forced and answer is None and not self.form.trigger:
-            return None
         rules = self.form.grammar(use.callable, self.tokenizer, several=use.several, param="tools")
         if forced:
             return Structure("grammar", f"%llguidance {{}}\nstart: calls\n{rules}", param="tools")
         if answer is not None:
             start = f"start: calls | answer\nanswer: %json {answer.text}"
             return Structure("grammar", f"%llguidance {{}}\n{start}\n{rules}", param=answer.param)
-        text = f"%llguidance {{}}\nstart: triggered\n{rules}"
-        return Structure("grammar", text, after=self.form.trigger, again=use.several, param="tools")
+        start = f"{_MARKED} triggered" if self.form.bare else "triggered"
+        start = " | ".join([*([start] if self.form.trigger else []), *(["begun"] if self.form.bare else [])])
+        return Structure(
+            "grammar",
+            f"%llguidance {{}}\nstart: {start}\n{rules}",
+            after=self.form.trigger,
+            begun=self.form.begun(use.callable) if self.form.bare else "",
+            again=use.several,
+            param="tools",
+        )
 
 
 def _check_calls(messages: Sequence[Mapping[str, Any]]) -> None:

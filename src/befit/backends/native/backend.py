@@ -121,7 +121,8 @@ def native_sampler(spec: SamplerSpec, prompt: list[int]) -> _native.Sampler:
         min_tokens=spec.min_tokens,
         stop_ids=list(spec.stop_ids),
         allowed_ids=list(spec.allowed_ids),
-        prompt=prompt if spec.repetition_penalty != 1 else [],
+        watermark=spec.watermark,
+        prompt=prompt if spec.repetition_penalty != 1 else prompt[-1:] if spec.watermark else [],
     )
 
 

@@ -21,7 +21,9 @@ from befit.weights.tensor import F32, U8, DenseTensor, PackedTensor, QuantTensor
 
 _BATCH_BYTES = 16 << 20
 """Matrices are packed in batches of so many bytes of the file: the GIL is wanted once a batch and not once a matrix,
-and what the file's pages take of memory stays bounded."""
+and what the file's pages take of memory stays bounded. Larger matrices are packed in pieces."""
+TILE_ROWS = 16
+"""Rows of the kernels' tiles: see kernels.hpp."""
 
 
 class Lowering:
@@ -91,7 +93,7 @@ class Lowering:
         tensor = _plain(self.tensors[op.weight])
         raw, name = _raw(tensor)
         self.tables.append(raw)
-        self._progress(tensor)
+        self._progress(tensor.nbytes)
         self.model.embed(raw, tensor.shape[0], tensor.shape[1], name, self._write(i), op.scale)
 
     def _norm(self, i: int, op: Norm) -> None:
@@ -171,9 +173,12 @@ class Lowering:
         x = self._read(op.x)
         if x not in [value for buffer, value in self._values.items() if buffer.rows_only]:
             raise UnsupportedModel(f"The head {op.weight} must read a norm of its own; {op.x!r} is none.")
-        out = self.model.value(self.program.vocab_size, True, False, False)
+        out = self._logits_value()
         self.model.linear(x, [(self._matrix(op.weight), out, None, False, None)], True)
         self.model.finish(out, self.program.vocab_size)
+
+    def _logits_value(self) -> int:
+        return self.model.value(self.program.vocab_size, True, False, False)
 
     def _quantize(self, i: int) -> None:
         """Make the integers of op i's result where a matrix reads them; a norm has made its own, see `Forms`."""
@@ -276,13 +281,28 @@ class Lowering:
         return self._matrices[name]
 
     def _pack(self) -> None:
-        """Pack the matrices that wait for it."""
-        self.model.pack([(matrix, *_raw(tensor)) for matrix, tensor in self._unpacked])
-        for _, tensor in self._unpacked:
-            self._progress(tensor)
-            if self.release and tensor.name not in self._lookups:
-                self.release(tensor)
+        """Pack the matrices that wait for it; of large ones, some rows at a time."""
+        small = [(matrix, tensor) for matrix, tensor in self._unpacked if tensor.nbytes < _BATCH_BYTES]
+        self.model.pack([(matrix, 0, *_raw(tensor)) for matrix, tensor in small])
+        for _, tensor in small:
+            self._packed_rows(tensor, tensor.nbytes)
+        for matrix, tensor in self._unpacked:
+            if tensor.nbytes < _BATCH_BYTES:
+                continue
+            raw, form = _raw(tensor)
+            row = len(raw) // tensor.shape[0]
+            step = max(1, _BATCH_BYTES // row // TILE_ROWS) * TILE_ROWS
+            for first in range(0, tensor.shape[0], step):
+                some = raw[first * row : (first + step) * row]
+                self.model.pack([(matrix, first, some, form)])
+                self._packed_rows(tensor, len(some))
         self._unpacked.clear()
+
+    def _packed_rows(self, tensor: Tensor, nbytes: int) -> None:
+        """So many bytes of a tensor were read, and the file's copy is not needed for now."""
+        self._progress(nbytes)
+        if self.release and tensor.name not in self._lookups:
+            self.release(tensor)
 
     def _read_packed(self) -> None:
         """Read the matrices that were packed before."""
@@ -293,11 +313,11 @@ class Lowering:
             except RuntimeError as error:
                 raise CorruptFile(f"Packed weights cannot be read: {error}. Build their folder anew.") from error
             for _, weight in batch:
-                self._progress(weight)
+                self._progress(weight.nbytes)
 
     def _vector(self, name: str) -> F32:
         tensor = _plain(self.tensors[name])
-        self._progress(tensor)
+        self._progress(tensor.nbytes)
         return np.ascontiguousarray(tensor.dequantize().reshape(-1))
 
     def _rope(self, rope: Rope | None) -> int:
@@ -307,8 +327,8 @@ class Lowering:
             self._ropes[rope] = self.model.rope(rope.dim, rope.interleaved, rope.scale, list(rope.inv_freq))
         return self._ropes[rope]
 
-    def _progress(self, tensor: Weight) -> None:
-        self._done = min(self._done + tensor.nbytes, self._total)
+    def _progress(self, nbytes: int) -> None:
+        self._done = min(self._done + nbytes, self._total)
         if self.on_progress:
             self.on_progress(self._done, self._total)
 

@@ -42,6 +42,7 @@ class Uses:
         self.tensors = tensors
         self.readers = [_readers(ops, i) for i in range(len(ops))]
         self.widths = self._widths()
+        self._forms: dict[Buffer, Forms] = {}
         self._sharing: dict[Buffer, list[int]] = {}
         for i in range(len(ops)):
             self._sharing.setdefault(self.buffer(i), []).append(i)
@@ -60,6 +61,11 @@ class Uses:
 
     def forms(self, buffer: Buffer) -> Forms:
         """What the readers of all results in `buffer` need between them."""
+        if buffer not in self._forms:
+            self._forms[buffer] = self._needed(buffer)
+        return self._forms[buffer]
+
+    def _needed(self, buffer: Buffer) -> Forms:
         floats = integers = False
         local = True
         for i in self._sharing[buffer]:

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from befit.backends.base import F32, SamplerSpec
+from befit.watermark import DELTA, favoured
 
 F64: TypeAlias = npt.NDArray[np.float64]
 
@@ -91,6 +92,9 @@ class ReferenceSampler:
             x[token] -= spec.frequency_penalty * count + spec.presence_penalty
         for token, bias in spec.logit_bias:
             x[token] += bias
+        known = self.output or self.prompt
+        if spec.watermark and known:
+            x[favoured(known[-1], np.arange(len(x)))] += DELTA
         for word in spec.bad_words:
             front = list(word[:-1])
             if not front or self.output[-len(front) :] == front:

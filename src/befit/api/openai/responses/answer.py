@@ -1,25 +1,25 @@
 """One response while it is made: its object at any time, and the events that tell how it grows.
 
-Events come in OpenAI's order: created, in_progress, output_item.added, content_part.added, output_text.delta (any
-number), output_text.done, content_part.done, output_item.done, and completed or incomplete; failed after an error.
+Events come in OpenAI's order: created, in_progress, those of each item (see `output.py`), and completed or incomplete;
+failed after an error. There is none for what was cancelled, so that ends with an incomplete response of that status.
 """
 
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
+from befit.api.answers import dumps
 from befit.api.generation import Deltas, failure
-from befit.api.openai.chunks import dumps
-from befit.api.openai.errors import describe
+from befit.api.message import MessageParser, Part
 from befit.api.openai.logprobs import LogprobWriter
-from befit.api.openai.responses.items import Item
+from befit.api.openai.responses.output import Event, Output
 from befit.api.openai.responses.request import ResponseRequest
 from befit.api.openai.responses.store import RUNNING
 from befit.api.openai.usage import Usage
-from befit.engine.outputs import Delta, TokenLogprob
+from befit.api.problem import Problem
+from befit.engine.outputs import Delta
 from befit.sampling import SamplingParams
 
 SUCCESS = ("response.completed", "response.incomplete")
@@ -39,14 +39,15 @@ class Answer:
         params: SamplingParams,
         prompt_tokens: int,
         spell: LogprobWriter,
+        parser: MessageParser | None,
     ) -> None:
+        """parser: takes the message apart, where that is needed."""
         self.request = request
         self.usage = Usage(prompt_tokens)
         self.error: Exception | None = None
-        self._spell = spell
-        self._item_id = f"msg_{uuid.uuid4().hex}"
-        self._texts: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
+        self._parser = parser
+        self._output = Output(spell if request.wants_logprobs else None, request.top_logprobs or 0)
+        self._reasoning_tokens = 0
         self._sequence = 0
         self.body = _body(request, name, model, params)
 
@@ -57,70 +58,55 @@ class Answer:
             if self.request.background:
                 self.body["status"] = "in_progress"
             yield self._lifecycle("response.in_progress")
-            item = self._message("in_progress")
-            yield self._event("response.output_item.added", output_index=0, item={**item, "content": []})
-            where = {"item_id": self._item_id, "output_index": 0, "content_index": 0}
-            yield self._event("response.content_part.added", **where, part=item["content"][0])
             reason = None
             async for _, delta in deltas:
                 error = failure(delta)
                 if error is not None:
                     raise error
-                self._take(delta)
-                if delta.text or delta.logprobs:
-                    logprobs = self._spelled(delta.logprobs or [])
-                    yield self._event("response.output_text.delta", **where, delta=delta.text, logprobs=logprobs)
+                for event in self._rendered(self._output.take(self._parts(delta), delta.logprobs or [])):
+                    yield event
+                if self._output.thinking:
+                    self._reasoning_tokens += len(delta.token_ids)
                 reason = delta.finish_reason or reason
-            item = self._finish("incomplete" if reason == "length" else "completed")
-            part = item["content"][0]
-            logprobs = part.get("logprobs", [])
-            yield self._event("response.output_text.done", **where, text=part["text"], logprobs=logprobs)
-            yield self._event("response.content_part.done", **where, part=part)
-            yield self._event("response.output_item.done", output_index=0, item=item)
-            yield self._lifecycle(f"response.{self.body['status']}")
+            status = "incomplete" if reason == "length" else "completed"
+            for event in self._rendered(self._output.finish(status)):
+                yield event
+            self._finish(status)
+            yield self._lifecycle(f"response.{status}")
         except Exception as error:
             self.fail(error)
             yield self._lifecycle("response.failed")
 
-    def _take(self, delta: Delta) -> None:
-        self._texts.append(delta.text)
-        self._logprobs += delta.logprobs or []
+    def _parts(self, delta: Delta) -> list[Part]:
         self.usage.completion += len(delta.token_ids)
         self.usage.cached += delta.cached_tokens
+        if self._parser is None:
+            return [delta.text] if delta.text or delta.logprobs else []
+        parts = self._parser.push(delta.text)
+        return parts + self._parser.finish() if delta.finish_reason is not None else parts
 
-    def _finish(self, status: str) -> Item:
-        item = self._message(status)
-        self.body.update(status=status, output=[item], usage=self._usage())
+    def _finish(self, status: str) -> None:
+        self.body.update(status=status, output=self._output.items(status), usage=self._usage())
         if status == "completed":
             self.body["completed_at"] = int(time.time())
         elif status == "incomplete":
             self.body["incomplete_details"] = {"reason": "max_output_tokens"}
-        return item
 
     def fail(self, error: Exception) -> None:
         """The response ended with an error."""
-        shown = describe(error)[1]["error"]
         self.error = error
         self._finish("incomplete")
         self.body.update(status="failed", incomplete_details=None)
-        self.body["error"] = {"code": "server_error", "message": shown["message"]}
+        self.body["error"] = {"code": "server_error", "message": Problem.of(error).message}
 
-    def cancel(self) -> None:
-        """The response was cancelled; what there is of it stays. One that has ended is as it is."""
+    def cancel(self) -> list[tuple[str, bytes]]:
+        """The response was cancelled; what there is of it stays. The last events; none if it had ended already."""
         if self.body["status"] not in RUNNING:
-            return
+            return []
+        events = self._rendered(self._output.finish("incomplete"))
         self._finish("incomplete")
         self.body.update(status="cancelled", incomplete_details=None)
-
-    def _message(self, status: str) -> Item:
-        part: Item = {"type": "output_text", "text": "".join(self._texts), "annotations": []}
-        if self.request.wants_logprobs:
-            part["logprobs"] = self._spelled(self._logprobs)
-        return {"id": self._item_id, "type": "message", "role": "assistant", "status": status, "content": [part]}
-
-    def _spelled(self, logprobs: list[TokenLogprob]) -> list[Item]:
-        listed: list[Item] = self._spell.chat(logprobs, self.request.top_logprobs or 0)["content"]
-        return listed
+        return [*events, self._lifecycle("response.incomplete")]
 
     def _usage(self) -> dict[str, Any]:
         usage = self.usage
@@ -128,9 +114,12 @@ class Answer:
             "input_tokens": usage.prompt,
             "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
             "output_tokens": usage.completion,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": self._reasoning_tokens},
             "total_tokens": usage.prompt + usage.completion,
         }
+
+    def _rendered(self, events: Iterable[Event]) -> list[tuple[str, bytes]]:
+        return [self._event(f"response.{kind}", **fields) for kind, fields in events]
 
     def _lifecycle(self, kind: str) -> tuple[str, bytes]:
         return self._event(kind, response=self.body)

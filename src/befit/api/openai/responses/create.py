@@ -10,10 +10,10 @@ from contextlib import aclosing
 from starlette.requests import Request
 from starlette.responses import Response
 
+from befit.api.answers import json_response
 from befit.api.body import read_body
 from befit.api.generation import Deltas, Job, off_loop, room, submit, while_connected
 from befit.api.openai.chat import prompt_ids
-from befit.api.openai.errors import json_response
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.ids import new_id
 from befit.api.openai.logprobs import LogprobWriter
@@ -22,9 +22,12 @@ from befit.api.openai.responses.answer import SUCCESS, Answer
 from befit.api.openai.responses.items import Item, read_items, size, to_messages
 from befit.api.openai.responses.request import ResponseRequest, own_names
 from befit.api.openai.responses.store import EventLog, Kept, ResponseStore
+from befit.api.openai.responses.tools import response_tool_use
 from befit.api.openai.types import ChatRequest
+from befit.api.reply import Reply
 from befit.api.service import Service
 from befit.api.stream import Detached, EventStream
+from befit.api.tools.request import ToolUse
 from befit.errors import InvalidRequest, ResponseNotFound
 
 
@@ -36,11 +39,14 @@ async def create_response(service: Service, store: ResponseStore, http: Request)
     name = new_id("resp_", request.request_id)
     if name in store:
         raise InvalidRequest(f"request_id: there is a response {name!r} already; choose another.", "request_id")
-    chat, ids = await off_loop(size(context), render, service, request, context)
+    use = response_tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
+    chat, ids = await off_loop(size(context), render, service, request, context, use)
+    reply = Reply.to(service, ids, use)
     with own_names():
         params = chat.sampling(room(ids, service.ctx, "input"), service.recommended)
+        params = await reply.confined(params)
     spell = LogprobWriter(service.tokenizer, skip_special=request.skip_special_tokens is not False)
-    answer = Answer(request, name, model, params, len(ids), spell)
+    answer = Answer(request, name, model, params, len(ids), spell, reply.parser())
     with own_names():
         deltas = await submit(
             service.engine,
@@ -66,7 +72,8 @@ async def count_input_tokens(service: Service, store: ResponseStore, http: Reque
     request = parse(ResponseRequest, await read_body(http))
     service.model_name(request.model)
     _, context = conversation(store, request)
-    _, ids = await off_loop(size(context), render, service, request, context)
+    use = response_tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
+    _, ids = await off_loop(size(context), render, service, request, context, use)
     return json_response({"object": "response.input_tokens", "input_tokens": len(ids)})
 
 
@@ -88,19 +95,23 @@ def conversation(store: ResponseStore, request: ResponseRequest) -> tuple[list[I
     return items, [*previous.context, *items]
 
 
-def render(service: Service, request: ResponseRequest, context: list[Item]) -> tuple[ChatRequest, list[int]]:
+def render(
+    service: Service, request: ResponseRequest, context: list[Item], use: ToolUse | None
+) -> tuple[ChatRequest, list[int]]:
     """The chat request and its token ids; with truncation "auto", the oldest messages are left out until it fits."""
     messages = to_messages(context)
 
     def without(count: int) -> tuple[ChatRequest, list[int]]:
         chat = request.chat(messages[count:])
         with own_names():
-            return chat, prompt_ids(service, chat)
+            return chat, prompt_ids(service, chat, use)
 
     found = without(0)
     if request.truncation != "auto" or _fits(service, *found):
         return found
     fewest = bisect_left(range(len(messages) - 1), True, key=lambda count: _fits(service, *without(count)))
+    while fewest < len(messages) - 1 and messages[fewest]["role"] == "tool":  # its call is left out
+        fewest += 1
     return without(fewest)
 
 
@@ -144,7 +155,9 @@ async def _in_background(
                     if log is not None:
                         log.add(event)
         except asyncio.CancelledError:
-            answer.cancel()
+            for _, event in answer.cancel():
+                if log is not None:
+                    log.add(event)
         finally:
             if log is not None:
                 log.end()

@@ -108,6 +108,8 @@ def to_messages(items: list[Item]) -> list[dict[str, Any]]:
             case "function_call":
                 if not messages or messages[-1]["role"] != "assistant":
                     messages.append({"role": "assistant", "content": ""})
+                    if thoughts:
+                        messages[-1]["reasoning_content"], thoughts = thoughts, ""
                 function = {"name": item["name"], "arguments": item["arguments"]}
                 call = {"id": item["call_id"], "type": "function", "function": function}
                 messages[-1].setdefault("tool_calls", []).append(call)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
-from befit.api.openai.request_body import build
+from befit.api.openai.request_body import build, renamed
 from befit.api.openai.types import ChatRequest, GenerationRequest
 from befit.errors import InvalidRequest, UnsupportedField
 from befit.sampling import MAX_LOGPROBS
@@ -57,7 +56,7 @@ class ResponseRequest(GenerationRequest):
     chat_template_kwargs: dict[str, Any] | None = None
 
     def check(self) -> None:
-        """Refuse contradictions, and what a plain text answer cannot be."""
+        """Refuse contradictions, and what is not done here."""
         super().check()
         if self.max_tokens is not None:
             raise UnsupportedField("max_tokens is not a field of this request; use max_output_tokens.", "max_tokens")
@@ -82,9 +81,9 @@ class ResponseRequest(GenerationRequest):
             raise InvalidRequest("background needs store: the answer is fetched from there.", "background")
         if self.metadata is not None and len(self.metadata) > MAX_METADATA:
             raise InvalidRequest(f"metadata has {len(self.metadata)} pairs; at most {MAX_METADATA}.", "metadata")
-        self._check_text_only()
+        self._check_options()
 
-    def _check_text_only(self) -> None:
+    def _check_options(self) -> None:
         text_format = (self.text or {}).get("format")
         if text_format is not None and not isinstance(text_format, dict):
             raise InvalidRequest("text.format must be an object.", "text")
@@ -94,14 +93,6 @@ class ResponseRequest(GenerationRequest):
         for name, value in (self.reasoning or {}).items():
             if value is not None and not (name == "effort" and value == "none"):
                 raise UnsupportedField(f"reasoning.{name[:60]} ({str(value)[:60]}) is not supported here.", "reasoning")
-        if self.tools and self.tool_choice != "none":
-            raise UnsupportedField(
-                f"tools holds {len(self.tools)} tools; tool calls are not supported here: leave them out, or set "
-                'tool_choice to "none".',
-                "tools",
-            )
-        if self.tool_choice not in (None, "none", "auto"):
-            raise UnsupportedField(f"tool_choice ({str(self.tool_choice)[:60]}) is not supported.", "tool_choice")
 
     @property
     def wants_logprobs(self) -> bool:
@@ -124,13 +115,6 @@ class ResponseRequest(GenerationRequest):
             return build(ChatRequest, {name: value for name, value in fields.items() if value is not None})
 
 
-@contextmanager
-def own_names() -> Iterator[None]:
+def own_names() -> AbstractContextManager[None]:
     """Within it, an error about a field of a chat names this protocol's field."""
-    try:
-        yield
-    except InvalidRequest as error:
-        own = _PARAMS.get(error.param or "")
-        if own is None:
-            raise
-        raise type(error)(error.message.replace(error.param or "", own), own) from None
+    return renamed(_PARAMS)

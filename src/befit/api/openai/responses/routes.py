@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from befit.api.openai.errors import json_response
+from befit.api.answers import json_response
 from befit.api.openai.responses.create import count_input_tokens, create_response
 from befit.api.openai.responses.store import ResponseStore
 from befit.api.service import Service

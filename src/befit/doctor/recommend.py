@@ -1,0 +1,77 @@
+"""What would run well on a machine: three commands, by the arithmetic of `befit plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from befit import store
+from befit.plan import fit, known
+from befit.plan.machine import Machine
+from befit.plan.source import from_known
+
+FAMILIES = ("qwen2.5-coder", "smollm2")
+"""In order of preference: the first has the widest range of sizes, writes code and fills in the middle."""
+PURPOSES = (("chat and edits", 10.0), ("completions as one types", 40.0), ("the best answers, slowly", 2.5))
+"""What a model is for, and the least bound on its tokens a second that this takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """A command to type. bound: tokens a second at most, None where the bandwidth is not known; bytes of memory."""
+
+    command: str
+    model: str
+    purpose: str
+    quantisation: str
+    memory: int
+    ctx: int
+    bound: float | None
+
+
+def recommend(machine: Machine) -> list[Recommendation]:
+    """At most one command a purpose, then the largest models that are left: three in all, fewer where memory is short.
+
+    One of them, where any fits, is of a model that befit fetches by its name.
+    """
+    fitting = list(_fitting(machine))
+    chosen: dict[str, Recommendation] = {}
+    for purpose, least in PURPOSES:
+        fast = [each for each in fitting if each.bound is None or each.bound >= least]
+        for each in fast[:1]:
+            chosen.setdefault(each.model, _for(each, purpose))
+    for each in fitting if len(chosen) < len(PURPOSES) else ():
+        if len(chosen) == len(PURPOSES):
+            break
+        if each.bound is None or each.bound >= PURPOSES[-1][1]:
+            chosen.setdefault(each.model, _for(each, "smaller and faster"))
+    found = list(chosen.values())
+    ready = [each for each in fitting if each.command.startswith("befit serve")]
+    if ready and not any(each.model in [other.model for other in ready] for each in found):
+        found[2:] = [_for(ready[0], "fetched by its name, to begin with")]
+    return found
+
+
+def _fitting(machine: Machine) -> Iterator[Recommendation]:
+    """What fits, by preference, the largest models of a family first."""
+    name, bits = fit.QUANTISATIONS[-1]
+    for family in FAMILIES:
+        for tag in reversed(known.FAMILIES[family]):
+            model = from_known(family, tag).requantised(bits, name)
+            wish = fit.choose_ctx(model, machine, fit.Wish(ctx=model.program.max_context))
+            plan = fit.make(model, machine, wish)
+            if plan.fits:
+                there = store.is_known(model.name)
+                yield Recommendation(
+                    command=f"befit serve {model.name}" if there else f"befit plan {model.name} --bits 4",
+                    model=model.name,
+                    purpose="",
+                    quantisation=name,
+                    memory=plan.budget.used,
+                    ctx=wish.ctx,
+                    bound=plan.decode_empty,
+                )
+
+
+def _for(each: Recommendation, purpose: str) -> Recommendation:
+    return replace(each, purpose=purpose)

@@ -1,0 +1,42 @@
+"""What a plan needs to know of a model whose weights are there to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from befit.models.program import Program
+from befit.plan.memory import Model, by_class, parameters, shares
+from befit.weights.tensor import DenseTensor, PackedTensor, Weight
+
+
+def of_weights(name: str, origin: str, program: Program, weights: Mapping[str, Weight]) -> Model:
+    """The model of these weights. None of them is read."""
+    formats = {key: _format(weight) for key, weight in weights.items()}
+    sizes = {key: _stored(weight) for key, weight in weights.items()}
+    kinds: dict[str, int] = {}
+    for key, form in formats.items():
+        kinds[form.upper()] = kinds.get(form.upper(), 0) + sizes[key]
+    shapes: dict[str, tuple[int, ...]] = {key: weight.shape for key, weight in weights.items()}
+    return Model(
+        name=name,
+        origin=origin,
+        family=program.family,
+        catalogue_family=name.partition(":")[0] if ":" in name else None,
+        program=program,
+        shapes=shapes,
+        counts=parameters(shapes),
+        weights=by_class(sizes),
+        stored=shares(kinds),
+        formats=formats,
+    )
+
+
+def _format(weight: Weight) -> str:
+    if isinstance(weight, DenseTensor):
+        return weight.dtype
+    return weight.format if isinstance(weight, PackedTensor) else weight.format.name
+
+
+def _stored(weight: Weight) -> int:
+    table = weight.table if isinstance(weight, PackedTensor) else None
+    return weight.nbytes + (table.nbytes if table is not None else 0)
