@@ -28,6 +28,7 @@ from befit.weights.packed import (
     halves_hold,
     nearest_q8_0,
     need,
+    nibbles_of,
     q4_0_blocks,
     q8_0_blocks,
     scale_bits,
@@ -121,6 +122,9 @@ def _packed(module: str, parts: Mapping[str, Raw]) -> Made:
             return np.full((rows, groups), 1 << (bits - 1), np.uint8)
         return np.ascontiguousarray(unpack_words(zeros_in.array("I32").T, bits)[:, :rows].T)
 
+    def nibbles() -> U8:
+        return nibbles_of(packed.array("I32"), bits)
+
     def halves() -> Any:
         return scale_bits(scales)
 
@@ -128,9 +132,9 @@ def _packed(module: str, parts: Mapping[str, Raw]) -> Made:
     if order is None and bits < 8:
         note = None if scales.dtype == "BF16" else _note(scales)
         if bits == 4 and zeros_in is None and scales.dtype == "F16":
-            return Made((rows, columns), kind, Q4_0, uses, lambda: q4_0_blocks(integers(), halves()), note)
+            return Made((rows, columns), kind, Q4_0, uses, lambda: q4_0_blocks(nibbles(), halves()), note)
         form = zero_format(scales)
-        return Made((rows, columns), kind, form, uses, lambda: zero_blocks(integers(), halves(), zeros()), note)
+        return Made((rows, columns), kind, form, uses, lambda: zero_blocks(nibbles(), halves(), zeros()), note)
     if order is None and zeros_in is None:
         return Made(
             (rows, columns),

@@ -26,6 +26,7 @@ from befit.weights.packed import (
     check_columns,
     nearest_q8_0,
     need,
+    nibbles_of,
     q4_0_blocks,
     q8_0_blocks,
     scale_bits,
@@ -77,6 +78,9 @@ def _read(module: str, parts: Mapping[str, Raw], bits: int, added: int) -> Made 
     def integers() -> U8:  # [rows, columns]
         return unpack_words(packed.array("I32").T, bits)
 
+    def nibbles() -> U8:
+        return nibbles_of(packed.array("I32").T, bits)
+
     def halves() -> Any:
         return np.ascontiguousarray(scale_bits(scales).T)
 
@@ -85,10 +89,10 @@ def _read(module: str, parts: Mapping[str, Raw], bits: int, added: int) -> Made 
         middle = bool((zeros() == 1 << (bits - 1)).all())
         exact = scales.dtype == "F16"
         if bits == 4 and middle and exact:
-            return Made((rows, columns), kind, Q4_0, uses, lambda: q4_0_blocks(integers(), halves()))
+            return Made((rows, columns), kind, Q4_0, uses, lambda: q4_0_blocks(nibbles(), halves()))
         if bits < 8:
             form = zero_format(scales)
-            return Made((rows, columns), kind, form, uses, lambda: zero_blocks(integers(), halves(), zeros()))
+            return Made((rows, columns), kind, form, uses, lambda: zero_blocks(nibbles(), halves(), zeros()))
         if middle and exact:
             return Made(
                 (rows, columns),

@@ -257,7 +257,7 @@ class HFFolder:
             settings,
             str(path),
             rows=rows,
-            end_ids=_ids(own.get("eos_token_id") if ends is None else ends),
+            end_ids=_ids(own.get("eos_token_id") if ends is None else ends, self.path),
             bos_id=bos if type(bos) is int else None,
         )
         metadata |= hf_config.sampling_of(generation, str(self.path / "generation_config.json"))
@@ -340,8 +340,12 @@ def weight_files(path: Path) -> list[str]:
         return found
     if found:
         raise ModelNotFound(f"{path}: {len(found)} safetensors files and no {INDEX} that says which of them count.")
-    other = next((each.name for each in sorted(path.glob("*.bin"))), None)
-    hint = f"; {other} is a pickle, which befit does not read: fetch the model as safetensors" if other else ""
+    if ggufs := sorted(each.name for each in path.glob("*.gguf")):
+        hint = f": name one of its GGUF files, {', '.join(ggufs[:5])}"
+    elif pickle := next((each.name for each in sorted(path.glob("*.bin"))), None):
+        hint = f"; {pickle} is a pickle, which befit does not read: fetch the model as safetensors"
+    else:
+        hint = "; fetch all files of the model"
     raise ModelNotFound(f"{path}: there are no safetensors files{hint}.")
 
 
@@ -362,6 +366,9 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def _ids(value: Any) -> list[int]:
-    """One token id or several, as configurations write them."""
-    return [each for each in (value if isinstance(value, list) else [value]) if type(each) is int]
+def _ids(value: Any, where: Path) -> list[int]:
+    """One token id, several, or none, as configurations write them."""
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(each) is int for each in ids):
+        raise CorruptFile(f"{where}: eos_token_id is {value!r:.80}; it must be a token id or a list of them.")
+    return ids
