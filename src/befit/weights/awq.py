@@ -23,6 +23,7 @@ from befit.weights.packed import (
     check_columns,
     need,
     nibble_pairs,
+    rounding,
     scale_bits,
     unpack_words,
     zero_blocks,
@@ -62,8 +63,9 @@ def _read(module: str, parts: Mapping[str, Raw]) -> Made | None:
         spread = np.ascontiguousarray(scale_bits(scales).T)
         return zero_blocks(_nibbles(packed.array("I32")), spread, _outputs(zeros.array("I32")))
 
+    note = rounding(scales, "AWQ", bfloat16=True)
     kind = f"AWQ 4-bit, groups of {group}"
-    return Made((8 * words, columns), kind, zero_format(scales), ("qweight", "qzeros", "scales"), make)
+    return Made((8 * words, columns), kind, zero_format(scales), ("qweight", "qzeros", "scales"), make, note)
 
 
 def _outputs(words: Any) -> U8:

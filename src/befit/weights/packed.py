@@ -133,11 +133,15 @@ def scale_bits(scales: Raw) -> U16:
         return values.view(np.uint16) if scales.dtype != "F32" else values.astype(np.float16).view(np.uint16)
 
 
-def halves_hold(scales: Raw) -> bool:
-    """Whether float16 holds each of the scales exactly."""
+def rounding(scales: Raw, method: str, *, bfloat16: bool = False) -> str | None:
+    """A note that float16 does not hold the scales; None where it does, or where bfloat16 ones are kept as they are."""
+    if scales.dtype == "F16" or (bfloat16 and scales.dtype == "BF16"):
+        return None
     values = scales.floats()
     with np.errstate(all="ignore"):
-        return bool((values.astype(np.float16).astype(np.float32) == values).all())
+        if (values.astype(np.float16).astype(np.float32) == values).all():
+            return None
+    return f"scales of {method} are rounded to float16, by at most 1 part in 2048"
 
 
 def zero_blocks(nibbles: U8, scales: U16, zeros: U8) -> U8:
@@ -159,11 +163,13 @@ def q4_0_blocks(nibbles: U8, scales: U16) -> U8:
     return out.reshape(rows, -1)
 
 
-def q8_0_blocks(q: npt.NDArray[np.int8], scales: U16) -> U8:
-    """Blocks of `Q8_0` from signed integers. scales: float16 bits [rows, groups]."""
+def q8_0_blocks(q: npt.NDArray[np.int8], scales: F32) -> U8:
+    """Blocks of `Q8_0` from signed integers. scales: [rows, groups], which are rounded to float16."""
     rows, blocks = q.shape[0], q.shape[1] // GROUP
     out = np.empty((rows, blocks, Q8_0.block_bytes), np.uint8)
-    out[:, :, 0:2] = _spread(scales, blocks)[:, :, None].view(np.uint8)
+    with np.errstate(all="ignore"):
+        halves = scales.astype(np.float16)
+    out[:, :, 0:2] = _spread(halves, blocks)[:, :, None].view(np.uint8)
     out[:, :, 2:] = q.view(np.uint8).reshape(rows, blocks, GROUP)
     return out.reshape(rows, -1)
 
