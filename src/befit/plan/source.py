@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,14 +16,13 @@ from befit.plan import hub, known
 from befit.plan.architecture import Architecture
 from befit.plan.config_json import from_config, from_gguf
 from befit.plan.memory import Model, Shapes, by_class, parameters, shares
-from befit.weights.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
+from befit.store import catalogue, choice
+from befit.store.hub import Repository, list_files, parse
+from befit.weights.hf_config import ARCHITECTURES
+from befit.weights.safetensors_header import TensorEntry
 
 _DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "float8_e4m3fn": 8, "int8": 8}
 _DENSE = {"float32": "f32", "f32": "f32", "float16": "f16", "f16": "f16", "bfloat16": "bf16", "bf16": "bf16"}
-_RUNS = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "starcoder2": "starcoder2"}
-_RUNS |= {"gemma3_text": "gemma3", "gemma3": "gemma3"}
-"""Families of `befit.models` by the model_type of a config.json."""
-_INDEX = "model.safetensors.index.json"
 
 
 def find(ref: str) -> Model:
@@ -37,21 +35,34 @@ def find(ref: str) -> Model:
         return _build(path) if path.is_dir() else _gguf(path, path.stem, str(path))
     if path.is_dir():
         return _folder(path)
-    if (repository := hub.parse(ref)) is not None:
-        return _repository(repository)
-    described = known.find(ref)
-    try:
-        stored = store.resolve(ref, pull=False)
-    except ModelNotFound as error:
-        if described is None:
-            names = ", ".join(f"{family}:{tag}" for family, tags in known.FAMILIES.items() for tag in tags)
-            raise ModelNotFound(
-                f"{error.message} A plan can also be made for {names}; for a folder with a config.json; "
-                "and for hf:OWNER/REPOSITORY."
-            ) from None
-        return from_known(*described)
-    found = _build(stored) if stored.is_dir() else _gguf(stored, ref, str(stored))
-    return replace(found, catalogue_family=described[0] if described else None)
+    repository = parse(ref) if not store.is_reference(ref) or ref.startswith("hf:") else None
+    stored = store.find(f"hf:{ref.removeprefix('hf:')}" if repository else ref)
+    named = None if repository else catalogue.find(ref)
+    if stored is not None:
+        family = named.model.name.partition(":")[0] if named else None
+        return replace(_local(stored, ref), catalogue_family=family)
+    if repository is not None:
+        return of_repository(repository)
+    if named is None:
+        raise ModelNotFound(f"{ref} is not stored here; fetch it with: befit pull {ref}")
+    return _named(ref, named)
+
+
+def _local(path: Path, name: str) -> Model:
+    if not path.is_dir():
+        return _gguf(path, name, str(path))
+    return _build(path) if store.is_build(str(path)) else _folder(path)
+
+
+def _named(ref: str, named: catalogue.Named) -> Model:
+    """A model of the catalogue: as published, or of the size that the quantisation in its name makes."""
+    family, tag = named.model.name.split(":")
+    published = from_known(family, tag)
+    size = named.model.sizes.get(named.quantisation)
+    if not ref.lower().endswith(f"-{named.quantisation}") or size is None:
+        return published
+    quantised = published.requantised(8 * size / published.parameters, named.quantisation.upper())
+    return replace(quantised, name=ref)
 
 
 @cache
@@ -137,47 +148,79 @@ def _build(path: Path) -> Model:
 
 
 def _folder(path: Path) -> Model:
-    config_file = path / "config.json"
+    from befit.weights.hf_folder import CONFIG, is_hf_folder, read_json, weight_files
+    from befit.weights.safetensors import read_safetensors
+
+    config_file = path / CONFIG
     if not config_file.is_file():
         found = sorted(each.name for each in path.glob("*.gguf"))
         hint = f"name one of its files: {', '.join(found[:5])}" if found else "name a folder that has them"
         raise ModelNotFound(f"{path}: the folder has no config.json and befit did not build it; {hint}.")
+    name = path.resolve().name
+    if not is_hf_folder(path):
+        return _from_config(name, str(path), read_json(config_file), {}, None)
     try:
-        config = json.loads(config_file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CorruptFile(f"{config_file}: no JSON ({error}); fetch it again.") from None
-    entries: dict[str, TensorEntry] = {}
-    for file in sorted(path.glob("*.safetensors")):
-        with file.open("rb") as data:
-            length = header_length(data.read(LENGTH_BYTES), str(file))
-            entries |= parse_header(data.read(length), str(file))
-    return _from_config(path.resolve().name, str(path), config, entries, None)
+        return _loadable(path, name)
+    except UnsupportedModel as error:
+        entries: dict[str, TensorEntry] = {}
+        for file in weight_files(path):
+            entries |= read_safetensors(path / file).entries
+        return replace(_from_config(name, str(path), read_json(config_file), entries, None), why_not=error.message)
 
 
-def _repository(repository: hub.Repository) -> Model:
+def _loadable(path: Path, name: str) -> Model:
+    """A folder as it would be loaded. Raises UnsupportedModel for one that would not."""
+    from befit import models
+    from befit.weights.hf_folder import HFFolder
+
+    with HFFolder.open(path, tokenizer=False) as folder:
+        kinds: dict[str, int] = {}
+        for kind, nbytes in folder.types:
+            kinds[kind] = kinds.get(kind, 0) + nbytes
+        program = models.describe(folder.metadata, folder.shapes, lambda key: folder.tensors[key].dequantize())
+        return Model(
+            name=name,
+            origin=str(path),
+            family=program.family,
+            catalogue_family=None,
+            program=program,
+            shapes=folder.shapes,
+            counts=parameters(folder.shapes),
+            weights=by_class({key: stored.nbytes for key, stored in folder.stored.items()}),
+            stored=shares(kinds),
+            formats={key: stored.form for key, stored in folder.stored.items()},
+        )
+
+
+def of_repository(repository: Repository) -> Model:
+    """The model that a pull would fetch, off the headers of its files."""
+    known_as = (
+        model.name for model in catalogue.models().values() if repository.name in (model.gguf, model.repository)
+    )
+    name = next(known_as, None)
+    found = _remote(repository)
+    return replace(found, catalogue_family=name.partition(":")[0] if name else None)
+
+
+def _remote(repository: Repository) -> Model:
     where = f"{repository.endpoint}/{repository.name}"
-    if repository.file is not None and repository.file.lower().endswith(".gguf"):
-        return _remote_gguf(repository, repository.file, where)
-    files = hub.list_files(repository)
-    if "config.json" not in files:
-        ggufs = sorted(name for name in files if name.lower().endswith(".gguf"))
-        if len(ggufs) == 1:
-            return _remote_gguf(repository, ggufs[0], where)
-        what = f"add the name of one of its {len(ggufs)} GGUF files, as in :{ggufs[0]}" if ggufs else "use another one"
-        raise ModelNotFound(f"{repository.name}: the repository has no config.json; {what}.")
-    config = hub.read_json(repository, "config.json")
-    weights = sorted(name for name in files if name.endswith(".safetensors") and "/" not in name)
-    if _INDEX in files:  # a repository may hold the weights twice: the index says which files count
-        listed = hub.read_json(repository, _INDEX)
+    files = list(list_files(repository).files)
+    chosen = choice.choose(files, repository.file, repository.name)
+    if chosen[0].lower().endswith(".gguf"):
+        return _remote_gguf(repository, chosen, where)
+    config = hub.read_json(repository, choice.CONFIG)
+    weights = [file for file in chosen if file.endswith(".safetensors")]
+    if choice.INDEX in files:  # a repository may hold the weights twice: the index says which files count
+        listed = hub.read_json(repository, choice.INDEX)
         if isinstance(listed, dict) and isinstance(listed.get("weight_map"), dict):
             weights = sorted(set(map(str, listed["weight_map"].values())))
     return _from_config(repository.name, where, config, hub.read_safetensors(repository, weights), None)
 
 
-def _remote_gguf(repository: hub.Repository, file: str, where: str) -> Model:
+def _remote_gguf(repository: Repository, files: Sequence[str], where: str) -> Model:
     with hub.temporary_folder() as folder:
-        path = hub.fetch_gguf_head(repository, file, Path(folder))
-        return _gguf(path, Path(file).stem, f"{where}/{file}", head_only=True)
+        paths = [hub.fetch_gguf_head(repository, file, Path(folder)) for file in files]
+        return _gguf(paths[0], Path(files[0]).stem, f"{where}/{files[0]}", head_only=True)
 
 
 def _from_config(
@@ -197,7 +240,7 @@ def _from_config(
     if not entries:
         sizes, stored = _published(config, shapes)
     dense = _DENSE.get(stored.split()[0].lower()) if len(stored.split()) <= 2 else None
-    runs = _RUNS.get(architecture.family)
+    runs = architecture.family in ARCHITECTURES
     return Model(
         name=name,
         origin=origin,
@@ -211,7 +254,7 @@ def _from_config(
         formats=dict.fromkeys(shapes, dense) if dense else {},
         used=architecture.used_experts / architecture.experts if architecture.experts else 1.0,
         used_experts=architecture.used_experts,
-        why_not="befit loads GGUF files: fetch this model as one"
+        why_not="befit loads GGUF files and folders: fetch this model as one"
         if runs and not architecture.experts
         else f"befit does not run {architecture.family} models yet",
     )
