@@ -16,8 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from befit import backends
+from befit.backends.native.backend import NativeBackend
 from befit.errors import CorruptFile, ModelError, UnsupportedModel
 from befit.models import describe
+from befit.plan.opened import of_weights
+from befit.plan.source import find
 from befit.weights.checkpoint import open_checkpoint
 from befit.weights.hf_folder import HFFolder
 from befit.weights.packed import Made, Raw
@@ -206,6 +209,31 @@ def test_a_quantised_folder_runs_on_both_backends(quantised: Any, method: str) -
         types = {kind.split(",")[0] for kind, _ in file.types}
         assert types == {"F32", FOLDERS[method][2]}
         assert bool(file.notes) == (method == "bitsandbytes")
+
+
+@pytest.mark.parametrize("method", FOLDERS)
+def test_what_it_takes_of_memory_is_known_before_it_is_read(quantised: Any, method: str) -> None:
+    folder, _ = quantised(method)
+    with open_checkpoint(folder) as file:
+        program = describe(file.metadata, file.shapes)
+        tensors = {name: file.tensors[name] for name in program.weight_names()}
+        facts = of_weights("tiny", str(folder), program, tensors)
+        made = NativeBackend(
+            program,
+            tensors,
+            block_size=16,
+            n_blocks=4,
+            threads=2,
+            kv_dtype="f16",
+            max_tokens=37,
+            max_rows=9,
+        )
+    beside = facts.memory["embedding"] + facts.memory["norms, biases"]
+    assert facts.buffers is not None
+    assert made.model.buffer_bytes == facts.buffers.exact(37, 9, 2)
+    assert made.weight_bytes == pytest.approx(facts.memory_bytes - beside, abs=64 * len(tensors))
+    assert find(str(folder)).memory == facts.memory
+    made.close()
 
 
 def test_biases_beside_quantised_weights_are_kept(quantised: Any) -> None:
