@@ -211,7 +211,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
 
 
 def test_a_model_that_cannot_be_served_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("support.files.vocabulary", lambda control: {"tokenizer.ggml.model": "rwkv"})
+    monkeypatch.setattr("support.files.vocabulary", lambda *_: {"tokenizer.ggml.model": "rwkv"})
     with pytest.raises(UnsupportedModel, match="rwkv"):
         build(tiny_file(tmp_path / "m.gguf"), tmp_path / "new", name="m", threads=1)
     assert not (tmp_path / "new").exists()
