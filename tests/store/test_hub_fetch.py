@@ -193,6 +193,23 @@ def test_a_hub_that_lists_names_only_is_asked_for_each_file(hub: Hub) -> None:
     assert pull().read_bytes() == CONTENT
 
 
+def test_another_servers_own_etag_says_nothing(hub: Hub) -> None:
+    def mirrors(request: BaseHTTPRequestHandler) -> bool:
+        request.send_response(200)
+        for name, value in {
+            "ETag": f'"{"ab" * 32}"',
+            "Content-Length": str(len(CONTENT)),
+            "Connection": "close",
+        }.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(CONTENT)
+        return True
+
+    hub.faults = [mirrors]
+    assert pull().read_bytes() == CONTENT
+
+
 def test_the_files_may_lie_on_another_server(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     from support.hub import serve
 

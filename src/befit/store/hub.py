@@ -135,7 +135,7 @@ def describe_file(repository: Repository, path: str) -> tuple[RemoteFile, str | 
     from huggingface_hub import get_hf_file_metadata
 
     url = repository.url(path)
-    with translated(repository, url):
+    with _translated(repository, url):
         found = get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS, endpoint=repository.endpoint, headers=_headers())
     digest = found.etag if found.etag and _DIGEST.fullmatch(found.etag) else None
     commit = found.commit_hash if found.commit_hash and _COMMIT.fullmatch(found.commit_hash) else None
@@ -166,7 +166,7 @@ def stream(repository: Repository, url: str, start: int, count: int | None = Non
     """
     last = "" if count is None else str(start + count - 1)
     wanted = {"Range": f"bytes={start}-{last}"} if start or count is not None else {}
-    with translated(repository, url), _get(url, {"Accept-Encoding": "identity", **wanted}) as (response, chunks):
+    with _translated(repository, url), _get(url, {"Accept-Encoding": "identity", **wanted}) as (response, chunks):
         if response.status_code >= 400:
             raise refusal(repository, url, response)
         ranged = response.status_code == 206
@@ -216,11 +216,18 @@ def _http_errors() -> tuple[type[Exception], ...]:
 
 
 def _said_digest(responses: list[Any]) -> str | None:
+    """What the hub, or who it redirected to, says that the file is.
+
+    A plain ETag counts where it can be git's SHA-1: that of a large file may be any hash that its server likes.
+    """
     for response in responses:
-        for name in ("X-Linked-Etag", "ETag"):
-            text = response.headers.get(name, "").removeprefix("W/").strip('"')
-            if _DIGEST.fullmatch(text):
-                return str(text)
+        linked, own = (
+            response.headers.get(name, "").removeprefix("W/").strip('"') for name in ("X-Linked-Etag", "ETag")
+        )
+        if _DIGEST.fullmatch(linked):
+            return str(linked)
+        if _COMMIT.fullmatch(own):
+            return str(own)
     return None
 
 
@@ -276,7 +283,7 @@ class Disconnected(DownloadError):
 
 
 @contextmanager
-def translated(repository: Repository, url: str) -> Iterator[None]:
+def _translated(repository: Repository, url: str) -> Iterator[None]:
     """The client's errors as befit's."""
     if offline():
         raise DownloadError(
