@@ -12,7 +12,7 @@ import pytest
 from befit.errors import BefitError, CorruptFile, DownloadError, ModelNotFound
 from befit.plan import hub, source
 from befit.plan.memory import kv_bytes_per_token
-from befit.store.hub import parse
+from befit.store.repository import parse
 from support.files import tiny_file
 from support.hub import Hub, serve
 from support.tiny import tiny_model

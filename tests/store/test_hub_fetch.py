@@ -19,9 +19,11 @@ import pytest
 
 from befit import store
 from befit.errors import BefitError, ConfigError, DoesNotFit, DownloadError, ModelNotFound
-from befit.store import hub_cache, hub_fetch, transfer
-from befit.store.hub import Disconnected, RemoteFile, Repository
+from befit.store import hub_cache, hub_fetch, hub_http, transfer
+from befit.store.hub import RemoteFile
 from befit.store.hub_fetch import Wanted
+from befit.store.hub_http import Disconnected
+from befit.store.repository import Repository
 from support.hub import COMMIT, Hub
 
 from .conftest import CONTENT, REPOSITORY
@@ -237,7 +239,7 @@ def test_a_cut_connection_goes_on_where_it_broke(hub: Hub) -> None:
 
 
 def test_a_connection_that_says_nothing_any_more_is_made_anew(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_fetch.hub, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(hub_http, "TIMEOUT_SECONDS", 0.3)
 
     def stalls(request: BaseHTTPRequestHandler) -> bool:
         request.send_response(200)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from befit.errors import CorruptFile
-from befit.store.hub import Repository, parse_json, read_file
+from befit.store.hub import parse_json, read_file
+from befit.store.repository import Repository
 from befit.weights.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
 
 _GGUF_HEADS = (1 << 20, 8 << 20, 64 << 20)

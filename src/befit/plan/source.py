@@ -18,7 +18,8 @@ from befit.plan.architecture import Architecture
 from befit.plan.config_json import from_config, from_gguf
 from befit.plan.memory import Model, Shapes, by_class, parameters, shares
 from befit.store import catalogue, choice
-from befit.store.hub import Repository, list_files, parse
+from befit.store.hub import list_files
+from befit.store.repository import Repository, parse
 from befit.weights.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
 
 _DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "float8_e4m3fn": 8, "int8": 8}

@@ -18,8 +18,9 @@ from typing import Any
 
 from befit.errors import DownloadError, ModelNotFound
 from befit.store import choice, hub, hub_cache, transfer
-from befit.store.hub import Listing, RemoteFile, Repository
+from befit.store.hub import Listing, RemoteFile
 from befit.store.lock import alone
+from befit.store.repository import Repository
 
 MARGIN = 64 << 20
 """Bytes of disk that a download leaves free."""
