@@ -1,5 +1,6 @@
 #include "core/blocks.hpp"
 
+#include <cstring>
 #include <vector>
 
 #include "core/half.hpp"
@@ -36,6 +37,20 @@ template <bool Affine, bool Five> void decode_nibbles(const uint8_t* p, int colu
     nibbles(p, q);
     if (Five) fifth_bits(fifth, q);
     p += 16;
+  }
+}
+
+// q4_z, q4_zb: half or bfloat16 scale, byte zero, a byte of nothing, 16 bytes of nibbles: what AWQ and GPTQ say
+template <bool BFloat> void decode_zero(const uint8_t* p, int columns, uint8_t* q, float* s, float* m) {
+  for (int g = 0; g < columns / 32; g++, p += 20, q += 32) {
+    if (BFloat) {
+      const uint32_t bits = (uint32_t)read16(p) << 16;
+      memcpy(s + g, &bits, 4);
+    } else {
+      s[g] = read_half(p);
+    }
+    m[g] = s[g] * (float)p[2];
+    nibbles(p + 4, q);
   }
 }
 
@@ -103,6 +118,8 @@ const BlockFormat kFormats[] = {
     {"q8_0", Format::q8s, 32, 34, 32, decode_q8_0},
     {"q4_k", Format::q4a, 256, 144, 32, decode_k<false>},
     {"q5_k", Format::q5a, 256, 176, 32, decode_k<true>},
+    {"q4_z", Format::q4a, 32, 20, 32, decode_zero<false>},
+    {"q4_zb", Format::q4a, 32, 20, 32, decode_zero<true>},
     {"q6_k", Format::q6s, 256, 210, 16, decode_q6_k},
 };
 

@@ -1,5 +1,5 @@
-// Rows of GGUF blocks to canonical integers and scales: w = s * q - m, q unsigned, one (s, m) a group.
-// Source of the formats: the GGUF specification and ggml's block definitions (ggml-common.h).
+// Rows of blocks to canonical integers and scales: w = s * q - m, q unsigned, one (s, m) a group.
+// Source of the formats: the GGUF specification and ggml's block definitions (ggml-common.h); q4_z and q4_zb are befit's own.
 #pragma once
 #include <cstdint>
 #include <string_view>

@@ -15,7 +15,7 @@ from befit.engine.load import LoadedModel, load_model
 from befit.engine.outputs import CompletionOutput, Delta, RequestOutput
 from befit.engine.request import Request, build_request
 from befit.errors import ConfigError, InvalidRequest
-from befit.sampling import SamplingParams
+from befit.sampling import SamplingParams, recommended
 
 if TYPE_CHECKING:
     from befit.api.chat import ChatTemplate
@@ -55,14 +55,15 @@ class LLM:
     ) -> list[RequestOutput]:
         """Continue each prompt, a text or a list of token ids; outputs come in the order of the prompts.
 
-        `sampling_params` is one for all or one each; None is `SamplingParams()`. A request that fails has
+        `sampling_params` is one for all or one each; None is what the
+        model's makers recommend, else `SamplingParams()`. A request that fails has
         finish_reason "error"; wrong ones raise before anything is computed. Ctrl-C aborts all and raises
         KeyboardInterrupt after the current step.
         """
         many = _many(prompts)
         texts = [prompt if isinstance(prompt, str) else None for prompt in many]
         ids = [self.model.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in many]
-        return self._run(texts, ids, _each(sampling_params, len(many)), use_tqdm, priority)
+        return self._run(texts, ids, _each(self._params(sampling_params), len(many)), use_tqdm, priority)
 
     def chat(
         self,
@@ -87,7 +88,7 @@ class LLM:
         template = self._chat_template()
         texts = [template.render(conversation, **wishes) for conversation in conversations]
         ids = [template.encode(conversation, **wishes) for conversation in conversations]
-        return self._run(list(texts), ids, _each(sampling_params, len(texts)), use_tqdm, None)
+        return self._run(list(texts), ids, _each(self._params(sampling_params), len(texts)), use_tqdm, None)
 
     def close(self) -> None:
         """Free the model."""
@@ -98,6 +99,11 @@ class LLM:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _params(
+        self, given: SamplingParams | Sequence[SamplingParams] | None
+    ) -> SamplingParams | Sequence[SamplingParams]:
+        return SamplingParams(**recommended(self.model.metadata)) if given is None else given
 
     def _chat_template(self) -> ChatTemplate:
         if self._template is None:
@@ -208,9 +214,9 @@ def _many(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     return list(prompts)  # type: ignore[arg-type]
 
 
-def _each(params: SamplingParams | Sequence[SamplingParams] | None, n: int) -> list[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * n
+def _each(params: SamplingParams | Sequence[SamplingParams], n: int) -> list[SamplingParams]:
+    if isinstance(params, SamplingParams):
+        return [params] * n
     if len(params) != n:
         raise InvalidRequest(
             f"There are {len(params)} sampling parameters for {n} prompts; give one for all or one each.",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from befit.errors import InvalidRequest
+from befit.errors import CorruptFile, InvalidRequest
 from befit.structure import Structure
 
 MAX_LOGPROBS = 20
@@ -120,6 +121,29 @@ class SamplingParams:
         for name in ("stop_token_ids", "allowed_token_ids"):
             for token in getattr(self, name):
                 _within(name, token, 0, 2**31 - 1)
+
+
+_RECOMMENDED = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
+}
+
+
+def recommended(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling that a model's makers recommend, as fields of `SamplingParams`: GGUF's `general.sampling.*`.
+
+    Raises CorruptFile for a value that makes no sense.
+    """
+    found = {field: metadata.get(f"general.sampling.{key}") for key, field in _RECOMMENDED.items()}
+    given = {field: value for field, value in found.items() if value is not None}
+    try:
+        SamplingParams(**given)
+    except InvalidRequest as error:
+        raise CorruptFile(f"The model's recommended sampling (general.sampling) is wrong: {error.message}") from None
+    return given
 
 
 def _within(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:

@@ -1,7 +1,9 @@
 import json
 
+import httpx
 import pytest
 
+from befit.api.app import create_app
 from befit.engine.outputs import Delta, TokenLogprob
 
 
@@ -245,3 +247,15 @@ async def test_as_many_tokens_as_fit_leave_room_for_the_output(client, engine):
     await client.post("/v1/chat/completions", json=body)
     assert [len(ids) for ids, _, _ in engine.seen] == [180, 184, 199]
     assert (await complete(client, prompt="a" * 500, truncate_prompt_tokens=-1, max_tokens=200)).status_code == 400
+
+
+async def test_sampling_that_a_request_leaves_open_is_the_models(engine, template):
+    engine.model.metadata = {"general.sampling.temp": 0.6, "general.sampling.top_k": 20, "general.sampling.top_p": 0.8}
+    app = create_app(engine, served_name="fake", chat_template=template)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        messages = [{"role": "user", "content": "x"}]
+        await complete(client)
+        await complete(client, temperature=0, top_k=-1)
+        await client.post("/v1/chat/completions", json={"model": "fake", "messages": messages, "top_p": 1})
+    found = [(params.temperature, params.top_k, params.top_p) for _, params, _ in engine.seen]
+    assert found == [(0.6, 20, 0.8), (0, 0, 0.8), (0.6, 20, 1)]

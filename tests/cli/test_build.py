@@ -90,4 +90,4 @@ def test_a_folder_inside_the_store_is_no_stored_model(source: Path, tmp_path: Pa
 
 def test_a_folder_that_befit_did_not_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--port", "0", f"{tmp_path}/"]) == 1
-    assert "befit did not build it" in capsys.readouterr().err
+    assert "is a folder without a config.json and befit did not build it" in capsys.readouterr().err

@@ -173,3 +173,16 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"befit: error: there is no file {missing}.\n"
+
+
+def test_what_the_model_recommends_is_the_default(engine: FakeEngine) -> None:
+    engine.model.metadata |= {"general.sampling.temp": 0.6, "general.sampling.top_k": 20}
+    assert main(["run", "hello"]) == 0
+    assert main(["run", "hello", "--temperature", "0", "--top-k", "0"]) == 0
+    assert [(p.temperature, p.top_k, p.top_p) for p in engine.params] == [(0.6, 20, 0.9), (0, 0, 0.9)]
+
+
+def test_a_folder_with_a_config_is_a_model(engine: FakeEngine, tmp_path: Path) -> None:
+    assert split_words((str(tmp_path),), None) == (store.DEFAULT_MODEL, str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    assert split_words((str(tmp_path),), None) == (str(tmp_path), None)

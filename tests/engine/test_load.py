@@ -13,8 +13,10 @@ from befit.config import EngineOptions
 from befit.engine.load import load_model, served_name, settle
 from befit.errors import DoesNotFit
 from befit.prepared.write import build
-from support.files import tiny_file
+from support.files import VOCAB, tiny_file, vocabulary, write_gguf
+from support.hf import hf_arrays, hf_config, write_folder
 from support.hub import serve
+from support.tiny import tiny_model
 
 SMALL = EngineOptions(ctx=64, kv_tokens=128, threads=2)
 
@@ -105,6 +107,22 @@ def test_a_model_on_the_hub_is_fetched_on_first_use(
 )
 def test_the_name_that_clients_use(ref: str, name: str) -> None:
     assert served_name(ref, Path("some/folder/x-q4.gguf")) == name
+
+
+def test_a_hugging_face_folder_answers_like_the_same_weights_in_a_gguf_file(tmp_path: Path) -> None:
+    model = tiny_model("llama", vocab=VOCAB, storage="f16")
+    file = write_gguf(tmp_path / "tiny.gguf", model, vocabulary())
+    generation = {"temperature": 0.5, "top_k": 5, "eos_token_id": [4, 262]}
+    folder = write_folder(tmp_path / "Tiny-1.5B", hf_config(model), hf_arrays(model, "F16"), generation=generation)
+    params = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True)
+    outputs = []
+    for path in (file, folder):
+        with LLM(str(path), ctx=64, kv_tokens=128) as llm:
+            outputs.append([o.outputs[0].token_ids for o in llm.generate(["hello", "hell o"], params, use_tqdm=False)])
+            name, recommended, ends = llm.model.name, llm._params(None), llm.model.tokenizer.eos_ids
+    assert outputs[0] == outputs[1]
+    assert (name, recommended) == ("Tiny-1.5B", SamplingParams(temperature=0.5, top_k=5))
+    assert {4, 262} <= ends
 
 
 @pytest.mark.parametrize("which", ["source", "built"])

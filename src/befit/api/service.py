@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from befit.api.reasoning import ReasoningFormat, detect_reasoning
 from befit.api.tools.support import ToolSupport
 from befit.errors import ModelNotFound
+from befit.sampling import recommended
 
 if TYPE_CHECKING:
     from befit.api.chat import ChatTemplate
@@ -27,7 +28,8 @@ PLACEHOLDERS = frozenset({"dummy", "tgi"})
 @dataclass(slots=True)
 class Service:
     """One served model. `names` holds the served name first, then its aliases; `draining`: nothing new is admitted;
-    `tool_parser`: the format of tool calls, if not the one that the model is known by.
+    `tool_parser`: the format of tool calls, if not the one that the model is known by; `recommended`: the sampling that
+    requests get which ask for none.
     """
 
     engine: AsyncEngine
@@ -41,6 +43,7 @@ class Service:
     tool_parser: str | None = None
     tools: ToolSupport = field(init=False)
     reasoning: ReasoningFormat | None = field(init=False)
+    recommended: Mapping[str, Any] = field(init=False)
     _fim: list[FimFormat | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -48,6 +51,7 @@ class Service:
         seen = f"{self.version}|{self.names[0]}|{self.engine.model.name}|{config.backend}"
         self.fingerprint = "fp_" + hashlib.sha256(seen.encode()).hexdigest()[:12]
         self.tools = ToolSupport.of(self.template, self.tokenizer, self.tool_parser)
+        self.recommended = recommended(self.engine.model.metadata)
         self.reasoning = detect_reasoning(self.tokenizer)
 
     @property

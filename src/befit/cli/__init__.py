@@ -19,6 +19,7 @@ VERBS = (
     "doctor",
     "pull",
     "build",
+    "quantize",
     "list",
     "search",
     "show",

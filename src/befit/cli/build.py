@@ -30,7 +30,7 @@ def command(model: str, output: Path, force: bool, threads: int | None) -> None:
 
     check_target(output, force=force)  # before a model is fetched for it
     path = store.resolve(model, progress=True)
-    if path.is_dir():
-        raise ConfigError(f"{model} is a built folder already; name the GGUF file that it was built from.")
+    if store.is_build(str(path)):
+        raise ConfigError(f"{model} is a built folder already; name the model that it was built from.")
     build(path, output, name=served_name(model, path), threads=threads or physical_cores(), force=force, progress=True)
     click.echo(output)

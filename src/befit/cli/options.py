@@ -22,6 +22,13 @@ def engine_options(function: Function) -> Function:
             help="int8 halves the KV cache and is less exact.  [default: f16]",
         ),
         click.option(
+            "--quant",
+            type=click.Choice(["auto", "none", "w8", "w4"]),
+            default="auto",
+            show_default=True,
+            help="Round a model of 16 or 32 bits to 8 or 4 bits a weight as it is loaded; auto: if it would not fit.",
+        ),
+        click.option(
             "--memory", metavar="SIZE", help="What befit may take of the memory, as in 6GiB.  [default: what is free]"
         ),
         click.option(
@@ -71,9 +78,11 @@ def sampling_options(function: Function) -> Function:
     for option in (
         click.option("--max-tokens", type=POSITIVE, metavar="N", help="Stop here.  [default: the context]"),
         click.option("--seed", type=int, metavar="N", help="The same seed gives the same text."),
-        click.option("--top-k", type=int, default=0, show_default=True, help="Keep the likeliest k; 0 keeps all."),
-        click.option("--top-p", type=float, default=0.9, show_default=True, help="Keep the likeliest mass p."),
-        click.option("--temperature", type=float, default=0.2, show_default=True, help="0 takes the likeliest token."),
+        click.option("--top-k", type=int, help="Keep the likeliest k; 0 keeps all.  [default: the model's, else 0]"),
+        click.option("--top-p", type=float, help="Keep the likeliest mass p.  [default: the model's, else 0.9]"),
+        click.option(
+            "--temperature", type=float, help="0 takes the likeliest token.  [default: the model's, else 0.2]"
+        ),
     ):
         function = option(function)
     return function

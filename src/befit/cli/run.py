@@ -6,6 +6,8 @@ import os
 import select
 import stat
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,7 +42,7 @@ def command(
 ) -> None:
     """Answer PROMPT and exit, or chat when there is none.
 
-    With two arguments the first is MODEL. One argument alone is MODEL if it is the path of a .gguf file or of a built
+    With two arguments the first is MODEL. One argument alone is MODEL if it is the path of a .gguf file or of a model's
     folder, the name of a model that is stored or that befit can fetch, or has the form NAME:TAG; otherwise it is
     PROMPT. With --model it is always PROMPT.
 
@@ -50,7 +52,7 @@ def command(
         cat parser.py | befit run "What does this do?"
     """
     ref, prompt = split_words(words, model)
-    params = _sampling(values)
+    _sampling(values)  # wrong options are told before a model is loaded
     chat = force_chat or (prompt is None and sys.stdin.isatty())
     if not chat:
         prompt = _join(prompt, _piped())
@@ -58,8 +60,10 @@ def command(
             raise click.UsageError("no prompt: give one as an argument or on standard input, or chat with --chat.")
 
     from befit.cli.session import open_session
+    from befit.sampling import recommended
 
     with open_session(ref, to_engine_options(values), chat_template) as session:
+        params = _sampling(values, recommended(session.engine.model.metadata))
         if chat_template is None and "tokenizer.chat_template" not in session.engine.model.metadata:
             click.echo(f"befit: chat template: {session.template.source}", err=True)
         if chat:
@@ -88,7 +92,7 @@ def _means_model(word: str) -> bool:
 
     if store.is_reference(word) and " " not in word:
         return True
-    if store.is_build(word):
+    if store.is_model_folder(word):
         return True
     if word.lower().endswith(".gguf") and (" " not in word or os.path.isfile(os.path.expanduser(word))):
         return True
@@ -96,12 +100,16 @@ def _means_model(word: str) -> bool:
     return name is not None and (name.tag is not None or store.is_known(word))
 
 
-def _sampling(values: dict[str, Any]) -> SamplingParams:
+_DEFAULTS = {"temperature": 0.2, "top_p": 0.9}
+
+
+def _sampling(values: dict[str, Any], recommended: Mapping[str, Any] = MappingProxyType({})) -> SamplingParams:
     from befit.errors import InvalidRequest
     from befit.sampling import SamplingParams
 
     try:
-        return SamplingParams(**{name: values[name] for name in SamplingParams.__slots__ if name in values})
+        given = {name: values[name] for name in SamplingParams.__slots__ if values.get(name) is not None}
+        return SamplingParams(**{**_DEFAULTS, **recommended, **given})
     except InvalidRequest as error:
         raise click.UsageError(error.message) from error
 

@@ -1,4 +1,4 @@
-"""`befit show`: what is in a model file or a built folder, read off its headers."""
+"""`befit show`: what is in a model file or folder, read off its headers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def command(model: str, as_json: bool, verify: bool) -> None:
 
     path = store.resolve(model, pull=False)
     if verify:
-        if not path.is_dir():
+        if not store.is_build(str(path)):
             raise click.UsageError("--verify is for folders that befit build wrote; befit pull checks stored files.")
         from befit.prepared import read
 
@@ -40,7 +40,7 @@ def command(model: str, as_json: bool, verify: bool) -> None:
         return
     build = facts["build"]
     lines = [
-        ["folder" if build else "file", facts["path"]],
+        ["folder" if path.is_dir() else "file", facts["path"]],
         ["size", f"{text.size(facts['size'])} ({facts['size']:,} bytes)"],
         ["name", facts["name"] or "(none given)"],
         ["architecture", facts["architecture"]],
@@ -63,6 +63,7 @@ def command(model: str, as_json: bool, verify: bool) -> None:
             ["source sha256", build["source_sha256"]],
             ["built by", f"befit {build['befit']} at {build['built_at']}, packed layout {build['packed_layout']}"],
         ]
+    lines += [["note", note] for note in facts["notes"]]
     if verify:
         lines.append(["verified", "every file has its size and SHA-256"])
     click.echo(text.table(lines))
@@ -70,17 +71,16 @@ def command(model: str, as_json: bool, verify: bool) -> None:
 
 def describe(path: Path) -> dict[str, Any]:
     """The facts of a model, ready for JSON. `quantisation` maps tensor types to shares of the weight bytes; `build` is
-    null for a GGUF file."""
-    if path.is_dir():
-        return _describe_build(path)
-    from befit import models
-    from befit.weights.gguf import GGUFFile
+    null for a model that befit did not build; `notes` say what of it was not taken over exactly."""
+    from befit import models, store
+    from befit.weights.checkpoint import open_checkpoint
 
-    with GGUFFile.open(path) as file:
-        program = models.describe(file.metadata, file.shapes)
-        types = [(info.type.name, info.nbytes) for info in file.infos.values()]
+    if store.is_build(str(path)):
+        return _describe_build(path)
+    with open_checkpoint(path) as file:
+        program = models.describe(file.metadata, file.shapes, lambda key: file.tensors[key].dequantize())
         parameters = sum(prod(shape) for shape in file.shapes.values())
-        return _facts(path, file.size, program, file.metadata, parameters, types)
+        return _facts(path, file.size, program, file.metadata, parameters, file.types) | {"notes": file.notes}
 
 
 def _describe_build(path: Path) -> dict[str, Any]:
@@ -134,6 +134,7 @@ def _facts(
         "tokenizer": _tokenizer(metadata),
         "chat_template": template.source,
         "fill_in_the_middle": None if fim is None else fim.name,
+        "notes": [],
         "build": None,
     }
 
@@ -149,5 +150,7 @@ def _shares(types: Iterable[tuple[str, int]]) -> dict[str, float]:
 
 def _tokenizer(metadata: Mapping[str, Any]) -> str:
     kind = str(metadata.get("tokenizer.ggml.model", "none"))
+    if "tokenizer.huggingface.pipeline" in metadata:
+        return f"{kind}, split as tokenizer.json says"
     rules = metadata.get("tokenizer.ggml.pre")
     return f"{kind}, split as {rules}" if rules else kind

@@ -7,7 +7,7 @@ there are fewer sequences, then smaller steps, then a shorter context, as far as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,8 +89,8 @@ def budget(config: EngineConfig, model: Model, machine: Machine) -> Budget:
     return fit.budget(model, machine, wish)
 
 
-def table(config: EngineConfig, needed: Budget, model: Model) -> str:
-    """The resolved settings for people to read, a line a subject."""
+def table(config: EngineConfig, needed: Budget, model: Model, notes: Sequence[str] = ()) -> str:
+    """The resolved settings for people to read, a line a subject, and a line a note on the weights."""
     program = model.program
     rows = {
         "model": f"{model.name} ({program.family}, {program.n_layers} layers, {model.stored})",
@@ -103,7 +103,7 @@ def table(config: EngineConfig, needed: Budget, model: Model) -> str:
         "speculation": _speculation(config),
     }
     width = max(map(len, rows))
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in [*rows.items(), *(("note", note) for note in notes)])
 
 
 def _check(options: EngineOptions) -> None:

@@ -41,6 +41,7 @@ def describe(
         default_window=family.default_window,
         default_window_period=family.default_window_period,
         default_local_base=family.default_local_base,
+        default_interleaved=family.interleaved,
     )
     weights = Weights(tensor_shapes)
     parts = Parts(config, weights, read_vector, norm_kind=family.norm_kind, qkv_bias=family.qkv_bias, bias=family.bias)

@@ -50,7 +50,8 @@ class ModelConfig:
     """One model's numbers.
 
     n_heads, n_kv_heads, ffn_size and windows have one entry a layer; windows[i] is None where layer i sees everything.
-    rope_dim components of each head turn; rope_base_local is the base of windowed layers where it differs.
+    rope_dim components of each head turn, in pairs (2i, 2i+1) if rope_interleaved; rope_base_local is the base of
+    windowed layers where it differs.
     attention_scale is None unless the file sets it (then it replaces 1/sqrt(head_dim)).
     """
 
@@ -69,6 +70,7 @@ class ModelConfig:
     rope_base: float
     rope_base_local: float | None
     rope_scaling: RopeScaling
+    rope_interleaved: bool
 
 
 def read_config(
@@ -78,11 +80,13 @@ def read_config(
     default_window: int | None = None,
     default_window_period: int = 0,
     default_local_base: float | None = None,
+    default_interleaved: bool = False,
 ) -> ModelConfig:
     """Read and check the metadata of a file with `n_tensors` tensors.
 
     default_window, default_window_period and default_local_base are what the family means when the file leaves out
-    `attention.sliding_window`, `attention.sliding_window_pattern` and `rope.freq_base_swa`.
+    `attention.sliding_window`, `attention.sliding_window_pattern` and `rope.freq_base_swa`; default_interleaved
+    likewise for `rope.interleaved`, which only models from Hugging Face folders have.
     Raises UnsupportedModel naming the key that is missing or wrong.
     """
     read = _Reader(metadata)
@@ -128,6 +132,7 @@ def read_config(
         rope_base=read.positive("rope.freq_base", default=10000.0, above=1.0),
         rope_base_local=read.positive("rope.freq_base_swa", default=default_local_base, above=1.0),
         rope_scaling=_rope_scaling(read, max_context),
+        rope_interleaved=bool(read.integer("rope.interleaved", default=int(default_interleaved), high=1)),
     )
 
 

@@ -24,3 +24,5 @@ class Family:
     default_window: int | None = None
     default_window_period: int = 0
     default_local_base: float | None = None
+    interleaved: bool = False
+    """How GGUF stores the components that rotate together; see `Rope`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -20,13 +19,11 @@ from befit.plan.memory import Model, Shapes, by_class, parameters, shares
 from befit.store import catalogue, choice
 from befit.store.hub import list_files
 from befit.store.repository import Repository, parse
-from befit.weights.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
+from befit.weights.hf_config import ARCHITECTURES
+from befit.weights.safetensors_header import TensorEntry
 
 _DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "float8_e4m3fn": 8, "int8": 8}
 _DENSE = {"float32": "f32", "f32": "f32", "float16": "f16", "f16": "f16", "bfloat16": "bf16", "bf16": "bf16"}
-_RUNS = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "starcoder2": "starcoder2"}
-_RUNS |= {"gemma3_text": "gemma3", "gemma3": "gemma3"}
-"""Families of `befit.models` by the model_type of a config.json."""
 
 
 def find(ref: str) -> Model:
@@ -152,21 +149,48 @@ def _build(path: Path) -> Model:
 
 
 def _folder(path: Path) -> Model:
-    config_file = path / "config.json"
+    from befit.weights.hf_folder import CONFIG, is_hf_folder, read_json, weight_files
+    from befit.weights.safetensors import read_safetensors
+
+    config_file = path / CONFIG
     if not config_file.is_file():
         found = sorted(each.name for each in path.glob("*.gguf"))
         hint = f"name one of its files: {', '.join(found[:5])}" if found else "name a folder that has them"
         raise ModelNotFound(f"{path}: the folder has no config.json and befit did not build it; {hint}.")
+    name = path.resolve().name
+    if not is_hf_folder(path):
+        return _from_config(name, str(path), read_json(config_file), {}, None)
     try:
-        config = json.loads(config_file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CorruptFile(f"{config_file}: no JSON ({error}); fetch it again.") from None
-    entries: dict[str, TensorEntry] = {}
-    for file in sorted(path.glob("*.safetensors")):
-        with file.open("rb") as data:
-            length = header_length(data.read(LENGTH_BYTES), str(file))
-            entries |= parse_header(data.read(length), str(file))
-    return _from_config(path.resolve().name, str(path), config, entries, None)
+        return _loadable(path, name)
+    except UnsupportedModel as error:
+        entries: dict[str, TensorEntry] = {}
+        for file in weight_files(path):
+            entries |= read_safetensors(path / file).entries
+        return replace(_from_config(name, str(path), read_json(config_file), entries, None), why_not=error.message)
+
+
+def _loadable(path: Path, name: str) -> Model:
+    """A folder as it would be loaded. Raises UnsupportedModel for one that would not."""
+    from befit import models
+    from befit.weights.hf_folder import HFFolder
+
+    with HFFolder.open(path, tokenizer=False) as folder:
+        kinds: dict[str, int] = {}
+        for kind, nbytes in folder.types:
+            kinds[kind] = kinds.get(kind, 0) + nbytes
+        program = models.describe(folder.metadata, folder.shapes, lambda key: folder.tensors[key].dequantize())
+        return Model(
+            name=name,
+            origin=str(path),
+            family=program.family,
+            catalogue_family=None,
+            program=program,
+            shapes=folder.shapes,
+            counts=parameters(folder.shapes),
+            weights=by_class({key: stored.nbytes for key, stored in folder.stored.items()}),
+            stored=shares(kinds),
+            formats={key: _DENSE.get(stored.type.lower(), "") for key, stored in folder.stored.items()},
+        )
 
 
 def of_repository(repository: Repository) -> Model:
@@ -217,7 +241,7 @@ def _from_config(
     if not entries:
         sizes, stored = _published(config, shapes)
     dense = _DENSE.get(stored.split()[0].lower()) if len(stored.split()) <= 2 else None
-    runs = _RUNS.get(architecture.family)
+    runs = ARCHITECTURES.get(architecture.family)
     return Model(
         name=name,
         origin=origin,
@@ -231,7 +255,7 @@ def _from_config(
         formats=dict.fromkeys(shapes, dense) if dense else {},
         used=architecture.used_experts / architecture.experts if architecture.experts else 1.0,
         used_experts=architecture.used_experts,
-        why_not="befit loads GGUF files: fetch this model as one"
+        why_not="befit loads GGUF files and folders: fetch this model as one"
         if runs and not architecture.experts
         else f"befit does not run {architecture.family} models yet",
     )

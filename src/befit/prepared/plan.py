@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from befit.errors import UnsupportedModel
 from befit.models.program import Embed, Linear, Logits, Program
-from befit.weights.blocks import FORMATS
+from befit.weights.blocks import ALL_FORMATS
 
 PAGE = 4096
 _LINE = 64
@@ -65,7 +65,7 @@ def plain_bytes(name: str, form: str, shape: tuple[int, ...]) -> int:
     _check_shape(name, shape)
     if form in _DENSE_BYTES:
         return prod(shape) * _DENSE_BYTES[form]
-    block = FORMATS.get(form)
+    block = ALL_FORMATS.get(form)
     if block is None or len(shape) != 2 or shape[1] % block.block:
         raise UnsupportedModel(
             f"tensor {name} of format {form!r:.20} and shape {list(shape)} is none that befit packs."

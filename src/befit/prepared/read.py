@@ -33,7 +33,7 @@ from befit.prepared.manifest import (
     read_small,
 )
 from befit.prepared.plan import Section, plan, program_json, sections_json
-from befit.weights.blocks import FORMATS
+from befit.weights.blocks import ALL_FORMATS
 from befit.weights.tensor import F32, U8, DenseTensor, PackedTensor, QuantTensor, Tensor, Weight
 
 _DTYPES: dict[str, Any] = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
@@ -71,7 +71,7 @@ class Build:
                 name=s.name,
                 shape=(s.shape[0], s.shape[1]),
                 format=s.format,
-                quantised=s.format in FORMATS,
+                quantised=s.format in ALL_FORMATS,
                 file=file.descriptor,
                 offset=s.offset,
                 nbytes=s.nbytes,
@@ -106,7 +106,7 @@ class _Weights:
     def plain(self, section: Section) -> Tensor:
         """A table or vector; the section must lie inside the file and have the bytes of its format and shape."""
         data = self._bytes[section.offset : section.offset + section.nbytes]
-        block = FORMATS.get(section.format)
+        block = ALL_FORMATS.get(section.format)
         if block is not None:
             rows, columns = section.shape
             return QuantTensor(section.name, (rows, columns), block, data.reshape(rows, -1))

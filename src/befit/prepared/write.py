@@ -1,4 +1,4 @@
-"""`befit build`: a GGUF file repacked into a folder, written whole or not at all."""
+"""`befit build`: a model repacked into a folder, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from befit.prepared.manifest import (
 from befit.prepared.plan import Section, plan, program_json, sections_json
 from befit.prepared.read import open_build
 from befit.store.layout import BUILD_MANIFEST
-from befit.weights.gguf import GGUFFile
+from befit.weights.checkpoint import Checkpoint, open_checkpoint
 from befit.weights.tensor import U8, QuantTensor, Tensor
 
 _PIECE = 1 << 24
@@ -50,46 +50,62 @@ def build(
     force: bool = False,
     progress: bool = False,
 ) -> Manifest:
-    """Write the built folder of the GGUF file `source` at `target`.
+    """Write the built folder of `source`, a GGUF file or a Hugging Face folder, at `target`.
 
     name: what clients will call the model. force: replace a built folder that is there; anything else that is there is
     never touched. progress draws a bar on standard error. The folder appears with one rename, complete and on disk;
     until then it has a hidden name beside its place.
 
-    Raises ConfigError when something is in the way, DoesNotFit for lack of disk, the errors of opening a GGUF file, and
+    Raises ConfigError when something is in the way, DoesNotFit for lack of disk, the errors of opening a model, and
     OSError when writing fails.
     """
+    check_target(target.expanduser().resolve(), force=force)
+    with open_checkpoint(source) as file:
+        return build_from(file, target, name=name, threads=threads, force=force, progress=progress)
+
+
+def build_from(
+    file: Checkpoint,
+    target: Path,
+    *,
+    name: str,
+    threads: int,
+    force: bool = False,
+    progress: bool = False,
+    quantised: str = "",
+) -> Manifest:
+    """`build` from an open model. quantised: how its tensors differ from those in its files, see `Manifest`."""
     from befit.backends.native import _native
 
     target = target.expanduser().resolve()
     check_target(target, force=force)
-    with GGUFFile.open(source) as file:
-        program = models.describe(file.metadata, file.shapes, lambda key: file.tensors[key].dequantize())
-        file.check()
-        tokenizer.load(file.metadata)  # a model that cannot be served should not be built
-        formats = {key: (_format(file.tensors[key]), info.shape) for key, info in file.infos.items()}
-        sections, total = plan(program, formats)
-        small = _small_files(file, program, sections)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(target.parent, total + sum(map(len, small.values())))
-        with _workshop(target) as work, ThreadPoolExecutor(1, thread_name_prefix="befit-hash") as pool:
-            hashing = pool.submit(lambda: tuple(describe_source(path.resolve()) for path in file.paths))
-            facts = {key: _write(work / key, [data], None) for key, data in small.items()}
-            pieces = _weights(file, sections, total, threads)
-            with bar(f"Building {name}", total, progress) as show:
-                facts[WEIGHTS] = _write(work / WEIGHTS, pieces, show)
-            manifest = Manifest(
-                name=name,
-                befit=befit.__version__,
-                packed_layout=_native.packed_layout,
-                built_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                source=hashing.result(),
-                files={key: facts[key] for key in FILES},
-            )
-            _write(work / BUILD_MANIFEST, [manifest.to_json()], None)
-            open_build(work).close()  # what loading would refuse is not put in place
-            check_target(target, force=force)
-            _install(work, target)
+    program = models.describe(file.metadata, file.shapes, lambda key: file.tensors[key].dequantize())
+    file.check()
+    tokenizer.load(file.metadata)  # a model that cannot be served should not be built
+    formats = {key: (_format(tensor), tensor.shape) for key, tensor in file.tensors.items()}
+    sections, total = plan(program, formats)
+    small = _small_files(file, program, sections)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _check_space(target.parent, total + sum(map(len, small.values())))
+    with workshop(target) as work, ThreadPoolExecutor(1, thread_name_prefix="befit-hash") as pool:
+        hashing = pool.submit(lambda: tuple(describe_source(path.absolute()) for path in file.paths))
+        facts = {key: _write(work / key, [data], None) for key, data in small.items()}
+        pieces = _weights(file, sections, total, threads)
+        with bar(f"Building {name}", total, progress) as show:
+            facts[WEIGHTS] = _write(work / WEIGHTS, pieces, show)
+        manifest = Manifest(
+            name=name,
+            befit=befit.__version__,
+            packed_layout=_native.packed_layout,
+            built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            source=hashing.result(),
+            files={key: facts[key] for key in FILES},
+            quantised=quantised,
+        )
+        _write(work / BUILD_MANIFEST, [manifest.to_json()], None)
+        open_build(work).close()  # what loading would refuse is not put in place
+        check_target(target, force=force)
+        _install(work, target)
     return manifest
 
 
@@ -116,12 +132,12 @@ def _format(tensor: Tensor) -> str:
     return tensor.format.name if isinstance(tensor, QuantTensor) else tensor.dtype
 
 
-def _small_files(file: GGUFFile, program: Program, sections: list[Section]) -> dict[str, bytes]:
+def _small_files(file: Checkpoint, program: Program, sections: list[Section]) -> dict[str, bytes]:
     text, blob = codec.encode(file.metadata)
     return {METADATA: text, ARRAYS: blob, PROGRAM: program_json(program), TENSORS: sections_json(sections)}
 
 
-def _weights(file: GGUFFile, sections: list[Section], total: int, threads: int) -> Iterator[memoryview]:
+def _weights(file: Checkpoint, sections: list[Section], total: int, threads: int) -> Iterator[memoryview]:
     """The content of `weights.bin`, in pieces."""
     from befit.backends.native import _native
 
@@ -167,7 +183,7 @@ def _check_space(parent: Path, needed: int) -> None:
 
 
 @contextmanager
-def _workshop(target: Path) -> Iterator[Path]:
+def workshop(target: Path) -> Iterator[Path]:
     """A hidden folder beside the target that is removed at the end; those that killed processes left are, too.
 
     Whoever works in one holds a lock on it, so a lock that can be had says that nobody does.

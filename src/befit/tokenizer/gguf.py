@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokenizers import AddedToken, normalizers
+from tokenizers import AddedToken, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from befit.errors import CorruptFile, InvalidRequest
 from befit.tokenizer import bytelevel, sentencepiece
+from befit.tokenizer.pipeline import PIPELINE, Pipeline, read_pipeline
 from befit.tokenizer.pretokenizers import splitting
 from befit.tokenizer.vocabulary import (
     TokenType,
@@ -34,6 +35,8 @@ class GGUFTokenizer:
       of a larger one). `decode` drops that first space where ids begin with BOS and text, which makes them a whole
       text; other ids continue one, and keep it.
     - Ids that the vocabulary does not have (rows that pad the embedding) and unused tokens add no text.
+    - A model from a Hugging Face folder brings its own way of splitting and normalising text (see `pipeline`), which is
+      run as it is.
     - Qwen's tokenisers bring text to Unicode normal form C, so decoding gives that form back.
     """
 
@@ -53,9 +56,17 @@ class GGUFTokenizer:
             if (spelling := vocabulary.tokens[token])
         }
 
+        normalizer: normalizers.Normalizer | None
+        pre_tokenizer: pre_tokenizers.PreTokenizer | None
         added = [vocabulary.tokens[i] for i in vocabulary.of_type(TokenType.USER_DEFINED) if vocabulary.tokens[i]]
         control = list(self.control_tokens)
-        if self._sentencepiece:
+        pipeline: Pipeline | None = None
+        if PIPELINE in metadata:
+            pipeline = read_pipeline(metadata)
+            model = pipeline.bpe(vocabulary, string_array(metadata, "merges"))
+            normalizer, pre_tokenizer = pipeline.normalizer, pipeline.pre_tokenizer
+            space_prefix, once, adds_bos = flag(metadata, "add_space_prefix", False), False, False
+        elif self._sentencepiece:
             scores = number_array(metadata, "scores", self.vocab_size)
             if scores is None:
                 raise CorruptFile("tokenizer.ggml.scores is missing: a SentencePiece vocabulary cannot do without.")
@@ -65,7 +76,7 @@ class GGUFTokenizer:
             steps: list[normalizers.Normalizer] = [normalizers.Replace(" ", sentencepiece.SPACE)]
             if space_prefix and not once:
                 steps.insert(0, normalizers.Prepend(sentencepiece.SPACE))
-            normalizer: normalizers.Normalizer | None = normalizers.Sequence(steps)
+            normalizer = normalizers.Sequence(steps)
             pre_tokenizer = None
             adds_bos = True
             runs = sentencepiece.space_runs(vocabulary)
@@ -86,7 +97,7 @@ class GGUFTokenizer:
                 made.normalizer = normalizer
             if pre_tokenizer is not None:
                 made.pre_tokenizer = pre_tokenizer
-            made.add_tokens([AddedToken(spelling, normalized=False) for spelling in spellings])
+            made.add_tokens([_added(spelling, pipeline) for spelling in spellings])
             return made
 
         self._parsing = library(added + control)
@@ -160,6 +171,11 @@ class GGUFTokenizer:
     def is_special(self, token: int) -> bool:
         """Whether the token is a control token (the unknown token is one too)."""
         return 0 <= token < self.vocab_size and self._types[token] in _SPECIAL
+
+
+def _added(spelling: str, pipeline: Pipeline | None) -> AddedToken:
+    found = pipeline.added.get(spelling) if pipeline else None
+    return found or AddedToken(spelling, normalized=False)
 
 
 _SPECIAL = frozenset({int(TokenType.CONTROL), int(TokenType.UNKNOWN)})

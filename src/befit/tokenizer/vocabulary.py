@@ -77,6 +77,11 @@ def read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
         for name, default in (("bos", 1), ("eos", 2), ("eot", None), ("eom", None))
     )
     ends = {token for token in (eos, eot, eom) if token is not None}
+    more = metadata.get(f"{_PREFIX}end_token_ids")
+    for token in () if more is None else more:  # of a generation_config.json
+        if not 0 <= (token := int(token)) < len(tokens):
+            raise CorruptFile(f"{_PREFIX}end_token_ids holds {token}, but the ids are 0 to {len(tokens) - 1}.")
+        ends.add(token)
     ends.update(i for i in np.flatnonzero(types == TokenType.CONTROL).tolist() if is_end(tokens[i]))
     return Vocabulary(
         kind=kind,

@@ -1,8 +1,11 @@
-"""GGML block formats as canonical integers: `w = s * q - m`.
+"""Block formats as canonical integers: `w = s * q - m`.
 
 A block format packs a row in blocks of 32 or 256 weights, each block with its own scales. The layouts are those of
 ggml's `ggml-common.h` (structs `block_q4_0` … `block_q6_K`); all numbers are little-endian. In float32 every s and m
 below is exact: a float16 has 11 significant bits, a sub-scale at most 8 more.
+
+Two formats of befit's own hold what AWQ, GPTQ and compressed-tensors say exactly: `w = s * (q - zero)` with a whole
+zero and a scale in float16 or bfloat16.
 """
 
 from __future__ import annotations
@@ -24,8 +27,13 @@ Q4_K = QuantFormat("q4_k", block=256, block_bytes=144, bits=4, group=32, zero=No
 Q5_K = QuantFormat("q5_k", block=256, block_bytes=176, bits=5, group=32, zero=None)
 Q6_K = QuantFormat("q6_k", block=256, block_bytes=210, bits=6, group=16, zero=32)
 
+Q4_Z = QuantFormat("q4_z", block=32, block_bytes=20, bits=4, group=32, zero=None)
+Q4_ZB = QuantFormat("q4_zb", block=32, block_bytes=20, bits=4, group=32, zero=None)
+
 FORMATS: dict[str, QuantFormat] = {f.name: f for f in (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K)}
-"""The block formats by name."""
+"""GGUF's block formats by name."""
+ALL_FORMATS = FORMATS | {f.name: f for f in (Q4_Z, Q4_ZB)}
+"""Every block format by name."""
 
 _Parts: TypeAlias = tuple[U8, F32, F32 | None]
 
@@ -76,6 +84,18 @@ def _q4_0(b: U8) -> _Parts:
 def _q4_1(b: U8) -> _Parts:
     # d f16 | minimum f16 (added, so m is its negative) | 16 bytes of nibbles
     return _nibbles(b[:, 4:]), _f16(b[:, :2]), -_f16(b[:, 2:4])
+
+
+def _q4_z(b: U8) -> _Parts:
+    # scale f16 | zero u8 | nothing u8 | 16 bytes of nibbles
+    s = _f16(b[:, :2])
+    return _nibbles(b[:, 4:]), s, s * b[:, 2:3].astype(np.float32)
+
+
+def _q4_zb(b: U8) -> _Parts:
+    # the same with a bfloat16
+    s = (np.ascontiguousarray(b[:, :2]).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return _nibbles(b[:, 4:]), s, s * b[:, 2:3].astype(np.float32)
 
 
 def _q5_0(b: U8) -> _Parts:
@@ -138,6 +158,8 @@ def _q6_k(b: U8) -> _Parts:
 _DECODERS: dict[str, Callable[[U8], _Parts]] = {
     "q4_0": _q4_0,
     "q4_1": _q4_1,
+    "q4_z": _q4_z,
+    "q4_zb": _q4_zb,
     "q5_0": _q5_0,
     "q5_1": _q5_1,
     "q8_0": _q8_0,

@@ -30,8 +30,9 @@ class GGUFFile:
     """An open GGUF model.
 
     path: the file, or the first of its parts. paths: the file, or all its parts in order. size: bytes of all parts.
-    metadata: see `Metadata`; a split model's is that of its first part. infos, shapes: every tensor there is, readable
-    or not. tensors: the canonical tensors, made on access, read-only, without copying a byte.
+    metadata: see `Metadata`; a split model's is that of its first part. notes: empty, since everything is
+    taken over as it is. infos, shapes: every tensor there is, readable or not. tensors: the canonical tensors, made on
+    access, read-only, without copying a byte.
 
     A tensor of a type that befit cannot read does not stop the file from opening. It raises UnsupportedModel on access,
     and from `check`, which a loader calls before it reads the first weight.
@@ -48,6 +49,7 @@ class GGUFFile:
         self.size = sum(len(part.map) for part in parts)
         self.metadata: Mapping[str, Any] = parts[0].metadata
         self.tensors: Mapping[str, Tensor] = _Tensors(self)
+        self.notes: list[str] = []
         self._homes: dict[str, Part] = {}
         infos: dict[str, TensorInfo] = {}
         for part in parts:
@@ -77,6 +79,11 @@ class GGUFFile:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor, rows first."""
         return {name: info.shape for name, info in self.infos.items()}
+
+    @property
+    def types(self) -> list[tuple[str, int]]:
+        """Type and bytes of every tensor."""
+        return [(info.type.name, info.nbytes) for info in self.infos.values()]
 
     def check(self, names: Iterable[str] | None = None) -> None:
         """Raise UnsupportedModel unless each of these tensors (default: all) is there and befit can read it."""

@@ -11,8 +11,6 @@ Source: the GGUF specification (ggml, `docs/gguf.md`).
 from __future__ import annotations
 
 import mmap
-import os
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from befit.errors import CorruptFile, ModelError, ModelNotFound, UnsupportedModel
+from befit.errors import CorruptFile, UnsupportedModel
 from befit.weights.ggml_types import GgmlType, by_id
 from befit.weights.gguf_header import MAX_KEYS, Cursor, Metadata, quote
+from befit.weights.mapped import map_file
 from befit.weights.sniff import HEAD_BYTES, looks_like
 from befit.weights.tensor import U8
 
@@ -62,7 +61,7 @@ def read_part(path: Path) -> Part:
 
     Raises ModelNotFound, ModelError (not readable), CorruptFile or UnsupportedModel (version or byte order).
     """
-    data = _map(path)
+    data = map_file(path)
     cursor = Cursor(path, data)
     _check_magic(cursor)
     n_tensors = cursor.count(32, MAX_TENSORS, "tensors")
@@ -76,28 +75,6 @@ def read_part(path: Path) -> Part:
         )
     infos = _read_infos(cursor, n_tensors, alignment)
     return Part(path, data, np.frombuffer(data, dtype=np.uint8), metadata, infos)
-
-
-def _map(path: Path) -> mmap.mmap:
-    """Map a whole regular file for reading."""
-    try:
-        # Non-blocking, because opening a pipe would otherwise wait for someone to write to it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise ModelNotFound(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be opened: {error}") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{path}: not a regular file; give the path of a .gguf file")
-        if status.st_size == 0:
-            raise CorruptFile(f"{path}: the file is empty (0 bytes); fetch it again")
-        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be mapped into memory: {error}") from error
-    finally:
-        os.close(descriptor)
 
 
 def _check_magic(cursor: Cursor) -> None:

@@ -31,7 +31,7 @@ def looks_like(head: bytes) -> str | None:
         if head.startswith(start):
             return meaning
     if head[8:].startswith(b'{"') and int.from_bytes(head[:8], "little") < 1 << 40:
-        return "a safetensors file; befit needs the model as GGUF"
+        return "a safetensors file; name the folder that it is in, with its config.json and tokenizer.json"
     if head[257:].startswith(b"ustar"):
         return "a tar archive; unpack it first"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()

@@ -9,6 +9,7 @@ Tensors keep the file's bytes (usually a memory map) and decode on demand, so op
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -71,6 +72,30 @@ class QuantTensor:
     def nbytes(self) -> int:
         """Bytes of the tensor in the file."""
         return int(self.raw.nbytes)
+
+
+class MadeTensor(QuantTensor):
+    """A quantised matrix whose blocks are made from other bytes each time they are asked for, and not kept.
+
+    `make` returns them all, uint8 [rows, bytes a row].
+    """
+
+    __slots__ = ("_make",)
+
+    def __init__(self, name: str, shape: tuple[int, int], format: QuantFormat, make: Callable[[], U8]) -> None:
+        for field, value in (("name", name), ("shape", shape), ("format", format), ("_make", make)):
+            object.__setattr__(self, field, value)
+
+    @property
+    def raw(self) -> U8:
+        """The blocks, made anew."""
+        made: U8 = self._make()  # type: ignore[attr-defined]
+        return made
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the blocks."""
+        return self.shape[0] * (self.shape[1] // self.format.block) * self.format.block_bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

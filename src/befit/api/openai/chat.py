@@ -50,7 +50,7 @@ async def create_chat_completion(service: Service, http: Request) -> Response:
     model = service.model_name(request.model)
     use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
     ids = await off_loop(len(body), prompt_ids, service, request, use)
-    job = Job(ids, request.sampling(room(ids, service.ctx, "messages")))
+    job = Job(ids, request.sampling(room(ids, service.ctx, "messages"), service.recommended))
     reply = Reply.to(service, ids, use)
     job.params = await reply.confined(job.params)
     answer = Chat(service, request, model, job, new_id("chatcmpl-", request.request_id), reply)

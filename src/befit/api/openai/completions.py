@@ -59,7 +59,7 @@ async def create_completion(service: Service, http: Request) -> Response:
                 output=request.output_wanted,
             )
         least = 0 if request.max_tokens == 0 else 1
-        params = request.sampling(room(ids, service.ctx, "prompt", output=least))
+        params = request.sampling(room(ids, service.ctx, "prompt", output=least), service.recommended)
         jobs.append(Job(ids, require(service.fim, "suffix").ends(params) if request.suffix else params))
         texts.append(_echo_text(service, request, prompt if len(ids) == whole else ids) if request.echo else "")
     answer = Completion(service, request, model, jobs, texts, new_id("cmpl-", request.request_id))

@@ -6,6 +6,7 @@ that the Python API and every protocol agree on them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -127,11 +128,17 @@ class GenerationRequest(RequestBody):
         """Whether every chunk of a stream carries the usage so far (with include_usage only, as in vLLM)."""
         return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
-    def _sampling(self, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None) -> SamplingParams:
+    def _sampling(
+        self,
+        max_tokens: int | None,
+        logprobs: int | None,
+        prompt_logprobs: int | None,
+        recommended: Mapping[str, Any] | None,
+    ) -> SamplingParams:
         given: dict[str, Any] = {
             "n": self.n,
             "temperature": self.temperature,
-            "top_k": None if self.top_k == -1 else self.top_k,
+            "top_k": 0 if self.top_k == -1 else self.top_k,
             "top_p": self.top_p,
             "min_p": self.min_p,
             "typical_p": self.typical_p,
@@ -154,7 +161,8 @@ class GenerationRequest(RequestBody):
             "prompt_logprobs": prompt_logprobs,
             "structure": self.structure(),
         }
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        wanted = {name: value for name, value in given.items() if value is not None}
+        return SamplingParams(**{**(recommended or {}), **wanted})
 
 
 class CompletionRequest(GenerationRequest):
@@ -197,13 +205,16 @@ class CompletionRequest(GenerationRequest):
         self.temperature = options.temperature if self.temperature is None else self.temperature
         self.stop = options.stop if self.stop is None else self.stop
 
-    def sampling(self, room: int) -> SamplingParams:
-        """Parameters for a prompt that leaves `room` tokens of context; max_tokens is 16 unless given, as at OpenAI."""
+    def sampling(self, room: int, recommended: Mapping[str, Any] | None = None) -> SamplingParams:
+        """Parameters for a prompt that leaves `room` tokens of context; max_tokens is 16 unless given, as at OpenAI.
+
+        recommended: what the model's makers recommend, for fields that are not given.
+        """
         prompt_logprobs = self.prompt_logprobs
         if self.echo and self.logprobs is not None:
             prompt_logprobs = max(self.logprobs, prompt_logprobs or 0)
         max_tokens = None if self.max_tokens == NO_LIMIT else min(self.output_wanted, room)
-        params = self._sampling(max_tokens, self.logprobs, prompt_logprobs)
+        params = self._sampling(max_tokens, self.logprobs, prompt_logprobs, recommended)
         if self.best_of is None or self.best_of == params.n:
             return params
         return replace(params, n=self.best_of, logprobs=self.logprobs or 0)
@@ -263,8 +274,11 @@ class ChatRequest(GenerationRequest):
         """Output tokens asked for; without a limit, one is enough."""
         return 1 if self.limit in (None, NO_LIMIT) else self.limit
 
-    def sampling(self, room: int) -> SamplingParams:
-        """Parameters for a prompt that leaves `room` tokens of context; without a limit the engine sees to it."""
+    def sampling(self, room: int, recommended: Mapping[str, Any] | None = None) -> SamplingParams:
+        """Parameters for a prompt that leaves `room` tokens of context; without a limit the engine sees to it.
+
+        recommended: what the model's makers recommend, for fields that are not given.
+        """
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
         max_tokens = None if self.limit in (None, NO_LIMIT) else min(self.limit, room)
-        return self._sampling(max_tokens, logprobs, self.prompt_logprobs)
+        return self._sampling(max_tokens, logprobs, self.prompt_logprobs, recommended)
