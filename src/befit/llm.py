@@ -27,8 +27,8 @@ Message: TypeAlias = Mapping[str, Any]
 class LLM:
     """One model for offline generation.
 
-    `model` is a name or the path of a GGUF file; the options are the fields of `EngineOptions` (ctx, max_seqs,
-    threads, kv_tokens, backend, …). Errors are befit's own: see `befit.errors`. Not thread-safe.
+    `model` is a name, or the path of a GGUF file or of a model's folder; the options are the fields of `EngineOptions`
+    (ctx, max_seqs, threads, kv_tokens, backend, …). Errors are befit's own: see `befit.errors`. Not thread-safe.
 
         llm = LLM("smollm2:135m")
         [output] = llm.generate("def fibonacci(n):", SamplingParams(temperature=0, max_tokens=64))

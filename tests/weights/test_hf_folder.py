@@ -193,6 +193,14 @@ def test_every_id_that_ends_a_generation(tmp_path: Path) -> None:
         assert file.metadata["general.sampling.penalty_repeat"] == 1.05
 
 
+@pytest.mark.parametrize("ends", ["4", [4, None], True, {"id": 4}])
+def test_ids_that_are_none(tmp_path: Path, ends: Any) -> None:
+    model = tiny("llama")
+    folder = write_folder(tmp_path / "m", hf_config(model), hf_arrays(model), generation={"eos_token_id": ends})
+    with pytest.raises(CorruptFile, match="eos_token_id"):
+        HFFolder.open(folder)
+
+
 def test_a_text_that_begins_with_bos(tmp_path: Path) -> None:
     def with_bos(found: dict[str, Any]) -> None:
         bos = {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}
@@ -235,6 +243,9 @@ def test_files_that_count(tmp_path: Path) -> None:
         weight_files(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
     with pytest.raises(ModelNotFound, match=r"pytorch_model\.bin is a pickle"):
+        weight_files(tmp_path)
+    (tmp_path / "model-q8_0.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelNotFound, match=r"name one of its GGUF files, model-q8_0\.gguf"):
         weight_files(tmp_path)
     write_safetensors(tmp_path / "one.safetensors", {})
     assert weight_files(tmp_path) == ["one.safetensors"]

@@ -191,7 +191,7 @@ def _loadable(path: Path, name: str) -> Model:
             counts=parameters(folder.shapes),
             weights=by_class({key: stored.nbytes for key, stored in folder.stored.items()}),
             stored=shares(kinds),
-            formats={key: _DENSE.get(stored.type.lower(), "") for key, stored in folder.stored.items()},
+            formats={key: stored.form for key, stored in folder.stored.items()},
         )
 
 
@@ -244,7 +244,7 @@ def _from_config(
     if not entries:
         sizes, stored = _published(config, shapes)
     dense = _DENSE.get(stored.split()[0].lower()) if len(stored.split()) <= 2 else None
-    runs = ARCHITECTURES.get(architecture.family)
+    runs = architecture.family in ARCHITECTURES
     return Model(
         name=name,
         origin=origin,

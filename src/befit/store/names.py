@@ -39,7 +39,7 @@ def require(text: str) -> ModelName:
     if name is None:
         raise ModelNotFound(
             f"{text!r} is no model name and no file. A name is FAMILY:TAG in letters, digits, '.', '_' and '-', "
-            "each part 64 characters at most; a file is the path of a .gguf."
+            "each part 64 characters at most; a file is the path of a .gguf, or of a model's folder."
         )
     return name
 

@@ -110,9 +110,7 @@ def _int8(module: str, parts: Mapping[str, Raw]) -> Made:
         raise UnsupportedModel(f"tensor {form.name!r:.100} says that rows are not one after the other; save it anew.")
 
     def make() -> U8:
-        with np.errstate(all="ignore"):
-            halves = (scale.floats() / np.float32(127)).astype(np.float16)
-        return q8_0_blocks(weight.array("I8"), halves.view(np.uint16)[:, None])
+        return q8_0_blocks(weight.array("I8"), (scale.floats() / np.float32(127))[:, None])
 
     uses = ("weight", "SCB", "weight_format")[: 3 if form is not None else 2]
     note = "scales of bitsandbytes int8 are rounded to float16, by at most 1 part in 2048; outliers are not kept apart"

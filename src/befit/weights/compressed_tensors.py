@@ -25,11 +25,12 @@ from befit.weights.packed import (
     Raw,
     Reader,
     check_columns,
-    halves_hold,
     nearest_q8_0,
     need,
+    nibbles_of,
     q4_0_blocks,
     q8_0_blocks,
+    rounding,
     scale_bits,
     unpack_words,
     zero_blocks,
@@ -121,24 +122,27 @@ def _packed(module: str, parts: Mapping[str, Raw]) -> Made:
             return np.full((rows, groups), 1 << (bits - 1), np.uint8)
         return np.ascontiguousarray(unpack_words(zeros_in.array("I32").T, bits)[:, :rows].T)
 
+    def nibbles() -> U8:
+        return nibbles_of(packed.array("I32"), bits)
+
     def halves() -> Any:
         return scale_bits(scales)
 
     kind = f"compressed-tensors {bits}-bit, groups of {group}"
     if order is None and bits < 8:
-        note = None if scales.dtype == "BF16" else _note(scales)
+        note = rounding(scales, "compressed-tensors", bfloat16=True)
         if bits == 4 and zeros_in is None and scales.dtype == "F16":
-            return Made((rows, columns), kind, Q4_0, uses, lambda: q4_0_blocks(integers(), halves()), note)
+            return Made((rows, columns), kind, Q4_0, uses, lambda: q4_0_blocks(nibbles(), halves()), note)
         form = zero_format(scales)
-        return Made((rows, columns), kind, form, uses, lambda: zero_blocks(integers(), halves(), zeros()), note)
+        return Made((rows, columns), kind, form, uses, lambda: zero_blocks(nibbles(), halves(), zeros()), note)
     if order is None and zeros_in is None:
         return Made(
             (rows, columns),
             kind,
             Q8_0,
             uses,
-            lambda: _q8((integers() ^ np.uint8(0x80)).view(np.int8), scales),
-            _note(scales),
+            lambda: q8_0_blocks((integers() ^ np.uint8(0x80)).view(np.int8), scales.floats()),
+            rounding(scales, "compressed-tensors"),
         )
     columns_of = np.arange(columns) // group if order is None else order
 
@@ -175,10 +179,9 @@ def _int8(module: str, parts: Mapping[str, Raw]) -> Made:
     if zeros_in is None or not zeros_in.array("I8").any():
 
         def exact() -> U8:
-            with np.errstate(all="ignore"):
-                return q8_0_blocks(weight.array("I8"), factors().astype(np.float16).view(np.uint16))
+            return q8_0_blocks(weight.array("I8"), factors())
 
-        return Made((rows, columns), kind, Q8_0, uses, exact, _note(scales))
+        return Made((rows, columns), kind, Q8_0, uses, exact, rounding(scales, "compressed-tensors"))
 
     def make() -> U8:
         q, s = weight.array("I8"), factors()
@@ -187,18 +190,6 @@ def _int8(module: str, parts: Mapping[str, Raw]) -> Made:
         return nearest_q8_0((rows, columns), lambda a, b: (q[a:b] - z[a:b, of]) * s[a:b, of])
 
     return Made((rows, columns), kind, Q8_0, uses, make, f"{kind} with zeros of its own is requantised to Q8_0")
-
-
-_ROUNDED = "scales of compressed-tensors are rounded to float16, by at most 1 part in 2048"
-
-
-def _note(scales: Raw) -> str | None:
-    return None if halves_hold(scales) else _ROUNDED
-
-
-def _q8(q: Any, scales: Raw) -> U8:
-    with np.errstate(all="ignore"):
-        return q8_0_blocks(q, scales.floats().astype(np.float16).view(np.uint16))
 
 
 def _order(parts: Mapping[str, Raw], columns: int, groups: int) -> Any:

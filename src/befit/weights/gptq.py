@@ -26,8 +26,10 @@ from befit.weights.packed import (
     check_columns,
     nearest_q8_0,
     need,
+    nibbles_of,
     q4_0_blocks,
     q8_0_blocks,
+    rounding,
     scale_bits,
     unpack_words,
     zero_blocks,
@@ -77,25 +79,29 @@ def _read(module: str, parts: Mapping[str, Raw], bits: int, added: int) -> Made 
     def integers() -> U8:  # [rows, columns]
         return unpack_words(packed.array("I32").T, bits)
 
+    def nibbles() -> U8:
+        return nibbles_of(packed.array("I32").T, bits)
+
     def halves() -> Any:
         return np.ascontiguousarray(scale_bits(scales).T)
 
     if order is None:
         check_columns(module, columns, groups)
         middle = bool((zeros() == 1 << (bits - 1)).all())
-        exact = scales.dtype == "F16"
-        if bits == 4 and middle and exact:
-            return Made((rows, columns), kind, Q4_0, uses, lambda: q4_0_blocks(integers(), halves()))
+        if bits == 4 and middle and scales.dtype == "F16":
+            return Made((rows, columns), kind, Q4_0, uses, lambda: q4_0_blocks(nibbles(), halves()))
         if bits < 8:
             form = zero_format(scales)
-            return Made((rows, columns), kind, form, uses, lambda: zero_blocks(integers(), halves(), zeros()))
-        if middle and exact:
+            rounded = rounding(scales, "GPTQ", bfloat16=True)
+            return Made((rows, columns), kind, form, uses, lambda: zero_blocks(nibbles(), halves(), zeros()), rounded)
+        if middle:
             return Made(
                 (rows, columns),
                 kind,
                 Q8_0,
                 uses,
-                lambda: q8_0_blocks((integers() ^ np.uint8(0x80)).view(np.int8), halves()),
+                lambda: q8_0_blocks((integers() ^ np.uint8(0x80)).view(np.int8), scales.floats().T),
+                rounding(scales, "GPTQ"),
             )
         order = np.arange(columns) // group
         note = f"GPTQ {bits}-bit with zeros of its own is requantised to Q8_0"

@@ -46,12 +46,13 @@ _TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.jso
 class Stored:
     """A canonical tensor of a checkpoint, not read yet.
 
-    type: what the file calls its type or format. nbytes: bytes that it takes as a canonical tensor.
-    parts: the file's tensors that it is made of.
+    type: what the file calls its type or format. form: the canonical dtype or block format. nbytes: bytes that it takes
+    as a canonical tensor. parts: the file's tensors that it is made of.
     """
 
     shape: tuple[int, ...]
     type: str
+    form: str
     nbytes: int
     parts: tuple[str, ...]
     make: Callable[[], Tensor]
@@ -197,7 +198,7 @@ class HFFolder:
 
     def _made(self, canonical: str, made: Made, names: tuple[str, ...]) -> Stored:
         tensor = MadeTensor(canonical, made.shape, made.format, made.make)
-        return Stored(made.shape, made.type, tensor.nbytes, names, lambda: tensor)
+        return Stored(made.shape, made.type, made.format.name, tensor.nbytes, names, lambda: tensor)
 
     def _reader(self) -> tuple[str, Reader] | None:
         """How the weights are quantised, or None."""
@@ -233,7 +234,7 @@ class HFFolder:
                 return DenseTensor(canonical, entry.shape, "f32", tensor.dequantize() + np.float32(1))
             return tensor
 
-        return Stored(entry.shape, entry.dtype, entry.nbytes, (name,), make)
+        return Stored(entry.shape, entry.dtype, dtype, entry.nbytes, (name,), make)
 
     # -- texts
 
@@ -256,7 +257,7 @@ class HFFolder:
             settings,
             str(path),
             rows=rows,
-            end_ids=_ids(own.get("eos_token_id") if ends is None else ends),
+            end_ids=_ids(own.get("eos_token_id") if ends is None else ends, self.path),
             bos_id=bos if type(bos) is int else None,
         )
         metadata |= hf_config.sampling_of(generation, str(self.path / "generation_config.json"))
@@ -339,8 +340,12 @@ def weight_files(path: Path) -> list[str]:
         return found
     if found:
         raise ModelNotFound(f"{path}: {len(found)} safetensors files and no {INDEX} that says which of them count.")
-    other = next((each.name for each in sorted(path.glob("*.bin"))), None)
-    hint = f"; {other} is a pickle, which befit does not read: fetch the model as safetensors" if other else ""
+    if ggufs := sorted(each.name for each in path.glob("*.gguf")):
+        hint = f": name one of its GGUF files, {', '.join(ggufs[:5])}"
+    elif pickle := next((each.name for each in sorted(path.glob("*.bin"))), None):
+        hint = f"; {pickle} is a pickle, which befit does not read: fetch the model as safetensors"
+    else:
+        hint = "; fetch all files of the model"
     raise ModelNotFound(f"{path}: there are no safetensors files{hint}.")
 
 
@@ -361,6 +366,9 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def _ids(value: Any) -> list[int]:
-    """One token id or several, as configurations write them."""
-    return [each for each in (value if isinstance(value, list) else [value]) if type(each) is int]
+def _ids(value: Any, where: Path) -> list[int]:
+    """One token id, several, or none, as configurations write them."""
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(each) is int for each in ids):
+        raise CorruptFile(f"{where}: eos_token_id is {value!r:.80}; it must be a token id or a list of them.")
+    return ids

@@ -133,37 +133,43 @@ def scale_bits(scales: Raw) -> U16:
         return values.view(np.uint16) if scales.dtype != "F32" else values.astype(np.float16).view(np.uint16)
 
 
-def halves_hold(scales: Raw) -> bool:
-    """Whether float16 holds each of the scales exactly."""
+def rounding(scales: Raw, method: str, *, bfloat16: bool = False) -> str | None:
+    """A note that float16 does not hold the scales; None where it does, or where bfloat16 ones are kept as they are."""
+    if scales.dtype == "F16" or (bfloat16 and scales.dtype == "BF16"):
+        return None
     values = scales.floats()
     with np.errstate(all="ignore"):
-        return bool((values.astype(np.float16).astype(np.float32) == values).all())
+        if (values.astype(np.float16).astype(np.float32) == values).all():
+            return None
+    return f"scales of {method} are rounded to float16, by at most 1 part in 2048"
 
 
-def zero_blocks(q: U8, scales: U16, zeros: U8) -> U8:
-    """Blocks of `Q4_Z` or `Q4_ZB`. q: [rows, columns], below 16. scales, zeros: [rows, groups], 32 k columns each."""
-    rows, blocks = q.shape[0], q.shape[1] // GROUP
+def zero_blocks(nibbles: U8, scales: U16, zeros: U8) -> U8:
+    """Blocks of `Q4_Z` or `Q4_ZB`. nibbles: see below. scales, zeros: [rows, groups], 32 k columns each."""
+    rows, blocks = nibbles.shape[:2]
     out = np.zeros((rows, blocks, Q4_Z.block_bytes), np.uint8)
     out[:, :, 0:2] = _spread(scales, blocks)[:, :, None].view(np.uint8)
     out[:, :, 2] = _spread(zeros, blocks)
-    out[:, :, 4:] = _nibbles(q)
+    out[:, :, 4:] = nibbles
     return out.reshape(rows, -1)
 
 
-def q4_0_blocks(q: U8, scales: U16) -> U8:
+def q4_0_blocks(nibbles: U8, scales: U16) -> U8:
     """Blocks of `Q4_0`, whose zero is 8. scales: float16 bits."""
-    rows, blocks = q.shape[0], q.shape[1] // GROUP
+    rows, blocks = nibbles.shape[:2]
     out = np.empty((rows, blocks, Q4_0.block_bytes), np.uint8)
     out[:, :, 0:2] = _spread(scales, blocks)[:, :, None].view(np.uint8)
-    out[:, :, 2:] = _nibbles(q)
+    out[:, :, 2:] = nibbles
     return out.reshape(rows, -1)
 
 
-def q8_0_blocks(q: npt.NDArray[np.int8], scales: U16) -> U8:
-    """Blocks of `Q8_0` from signed integers. scales: float16 bits [rows, groups]."""
+def q8_0_blocks(q: npt.NDArray[np.int8], scales: F32) -> U8:
+    """Blocks of `Q8_0` from signed integers. scales: [rows, groups], which are rounded to float16."""
     rows, blocks = q.shape[0], q.shape[1] // GROUP
     out = np.empty((rows, blocks, Q8_0.block_bytes), np.uint8)
-    out[:, :, 0:2] = _spread(scales, blocks)[:, :, None].view(np.uint8)
+    with np.errstate(all="ignore"):
+        halves = scales.astype(np.float16)
+    out[:, :, 0:2] = _spread(halves, blocks)[:, :, None].view(np.uint8)
     out[:, :, 2:] = q.view(np.uint8).reshape(rows, blocks, GROUP)
     return out.reshape(rows, -1)
 
@@ -210,7 +216,22 @@ def _spread(values: npt.NDArray[Any], blocks: int) -> npt.NDArray[Any]:
     return np.ascontiguousarray(np.repeat(values, blocks // values.shape[1], axis=1))
 
 
-def _nibbles(q: U8) -> U8:
-    """[rows, columns] → [rows, blocks, 16]: the first half of a block in the low bits, the second in the high."""
-    parts = q.reshape(q.shape[0], -1, 2, GROUP // 2)
-    return parts[:, :, 0] | (parts[:, :, 1] << np.uint8(4))
+def nibbles_of(words: npt.NDArray[Any], bits: int) -> U8:
+    """Integers of up to 4 bits as blocks have them: [rows, blocks, 16], a block's first half in the low bits.
+
+    words: [rows, n], as `unpack_words` takes them.
+    """
+    if bits == 4:  # four words a block, of which the first two are the first half
+        parts = np.ascontiguousarray(words).view(np.uint32).reshape(words.shape[0], -1, 2, 2)
+        even, odd = nibble_pairs(parts[:, :, 0], parts[:, :, 1])
+        return np.stack([even, odd], axis=-1).reshape(words.shape[0], -1, GROUP // 2)
+    q = unpack_words(words, bits).reshape(words.shape[0], -1, 2, GROUP // 2)
+    return q[:, :, 0] | (q[:, :, 1] << np.uint8(4))
+
+
+def nibble_pairs(low: npt.NDArray[Any], high: npt.NDArray[Any]) -> tuple[U8, U8]:
+    """Nibbles 0, 2, 4, 6 and nibbles 1, 3, 5, 7 of 32-bit words [...] as bytes [..., 4], `high` in the high bits."""
+    mask = np.uint32(0x0F0F0F0F)
+    even = (low & mask) | ((high & mask) << np.uint32(4))
+    odd = ((low >> np.uint32(4)) & mask) | (high & ~mask)
+    return even.view(np.uint8).reshape(*low.shape, 4), odd.view(np.uint8).reshape(*low.shape, 4)

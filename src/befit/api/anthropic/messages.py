@@ -40,7 +40,7 @@ async def create_message(service: Service, http: Request) -> Response:
         ids = await off_loop(len(body), prompt_ids, service, chat, use)
         left = room(ids, service.ctx, "messages")
         reply = Reply.to(service, ids, use)
-        job = Job(ids, await reply.confined(chat.sampling(left)))
+        job = Job(ids, await reply.confined(chat.sampling(left, service.recommended)))
         deltas = await submit(service.engine, [job])
     answer = Answer(model, len(ids), reply, full="max_tokens" if request.max_tokens <= left else _CONTEXT_IS_FULL)
     headers = ignored_header(request.ignored)
