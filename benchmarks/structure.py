@@ -4,6 +4,7 @@
     python benchmarks/structure.py MODEL [--schemas 200] [--prompts 50] [--only schemas] [--out FILE]
 
 schemas  one output at temperature 1 for each of so many random JSON schemas, checked by `jsonschema`
+bounded  the same for these schemas without additional properties and trees, which have no end
 masks    CPU time that a mask takes, over all tokens of `schemas`
 costs    the same for typical structures, 1 and 8 requests at once, and how much of it the model's step does not hide:
          how long after the median step of free outputs the last mask of a confined step was done
@@ -23,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,7 @@ from befit.sampling import SamplingParams
 from befit.structure import Structure, schema_text
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from support.schemas import random_schema
+from support.schemas import bounded, random_schema
 
 FORMATS = jsonschema.FormatChecker([name for name in jsonschema.FormatChecker.checkers if name != "time"])
 """Without that of `time`, which refuses the offsets that RFC 3339 demands."""
@@ -157,8 +158,8 @@ def costs(llm: LLM) -> dict[str, Any]:
             steps: list[tuple[int, float, float]] = []
             seconds: list[float] = []
             params = [
-                SamplingParams(temperature=1.0, seed=seed, max_tokens=128, ignore_eos=True, structure=structure)
-                for seed in range(max(clients, 4))
+                SamplingParams(temperature=1.0, seed=seed, max_tokens=64, ignore_eos=True, structure=structure)
+                for seed in range(max(clients, 3))
             ]
             with timed_masks(seconds), timed_steps(llm, steps):
                 for at in range(0, len(params), clients):
@@ -180,17 +181,17 @@ def costs(llm: LLM) -> dict[str, Any]:
     return found
 
 
-def schemas(llm: LLM, count: int, seconds: list[float]) -> dict[str, Any]:
+def schemas(llm: LLM, count: int, most: int, change: Callable[[Any], Any], seconds: list[float]) -> dict[str, Any]:
     """Valid outputs among those of random schemas."""
     conversations, params, made = [], [], []
     for seed in range(count):
-        schema = random_schema(Random(seed))
+        schema = change(random_schema(Random(seed)))
         text = json.dumps(schema, ensure_ascii=False)
         structure = Structure("json", schema_text(schema, param="schema"))
         conversations.append(
             [{"role": "user", "content": f"Write an example of what this JSON schema describes:\n{text}"}]
         )
-        params.append(SamplingParams(temperature=1.0, seed=seed, max_tokens=512, structure=structure))
+        params.append(SamplingParams(temperature=1.0, seed=seed, max_tokens=most, structure=structure))
         made.append(schema)
     begin = time.perf_counter()
     refused = 0
@@ -203,7 +204,7 @@ def schemas(llm: LLM, count: int, seconds: list[float]) -> dict[str, Any]:
     compiling = time.perf_counter() - begin
     with timed_masks(seconds):
         answers = llm.chat(conversations, params, use_tqdm=False)
-    result = {"schemas": count, "refused": refused, "valid": 0, "cut": 0, "wrong": 0, "failed": 0}
+    result = {"schemas": count, "max_tokens": most, "refused": refused, "valid": 0, "cut": 0, "wrong": 0, "failed": 0}
     for schema, answer in zip(made, answers, strict=True):
         [output] = answer.outputs
         if output.finish_reason != "stop":
@@ -320,7 +321,7 @@ def main() -> int:
     parser.add_argument("--schemas", type=int, default=200)
     parser.add_argument("--prompts", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["schemas", "costs", "speed", "tools"])
+    parser.add_argument("--only", choices=["schemas", "bounded", "costs", "speed", "tools"])
     parser.add_argument("--threads", type=int, help="all cores unless given")
     parser.add_argument("--out", type=Path, help="what is in it of other models and parts stays")
     args = parser.parse_args()
@@ -332,8 +333,10 @@ def main() -> int:
             results["first structure"] = {"seconds": round(time.perf_counter() - begin, 2)}
             if args.only in (None, "schemas"):
                 seconds: list[float] = []
-                results["schemas"] = schemas(llm, args.schemas, seconds)
+                results["schemas"] = schemas(llm, args.schemas, 512, lambda schema: schema, seconds)
                 results["masks"] = spread(seconds)
+            if args.only in (None, "bounded"):
+                results["bounded"] = schemas(llm, args.schemas, 2048, bounded, [])
             if args.only in (None, "costs"):
                 results["costs"] = costs(llm)
             if args.only in (None, "speed"):
@@ -346,8 +349,8 @@ def main() -> int:
         report["machine"] = machine()
         report.setdefault(Path(args.model).stem, {}).update(results)
         args.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    found = results.get("schemas", {})
-    return int(found.get("wrong", 0) + found.get("failed", 0) > 0)
+    sets = [results[name] for name in ("schemas", "bounded") if name in results]
+    return int(any(one["wrong"] or one["failed"] for one in sets))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ ORDER = (
     "engine",
     "sched",
     "cache",
+    "quantize",
     "plan",
     "prepared",
     "backends",

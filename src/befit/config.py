@@ -23,6 +23,7 @@ class EngineOptions:
     threads: int | None = None
     backend: str = "auto"
     kv_dtype: str | None = None
+    quant: str = "auto"
     prefix_cache: bool = True
     max_queue: int = 4096
     speculation: str = "auto"

@@ -9,6 +9,8 @@
     ├── ResponseNotFound             response_not_found       404   a stored response that is not there
     ├── BodyTooLarge                 body_too_large           413   more bytes than a request may have
     ├── Overloaded                   overloaded               503   the queue is full, or the server is draining
+    ├── RateLimited                  rate_limited             429   a key has used up what it may
+    ├── RequestTimeout               request_timeout          504   an answer took longer than the server allows
     ├── RequestFailed                request_failed           500   one request failed alone
     │   └── NonFiniteLogits          non_finite_logits        500   the model produced NaN or infinity
     ├── EngineDead                   engine_dead              500   the engine loop ended; nothing can be served
@@ -96,6 +98,24 @@ class Overloaded(BefitError):
 
     code = "overloaded"
     status = 503
+
+
+class RateLimited(BefitError):
+    """A key has used up what it may; `retry_after` seconds later it may try again."""
+
+    code = "rate_limited"
+    status = 429
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RequestTimeout(BefitError):
+    """An answer took longer than the server allows."""
+
+    code = "request_timeout"
+    status = 504
 
 
 class RequestFailed(BefitError):

@@ -17,6 +17,10 @@ WHITESPACE = r" |\n[ \t]{0,40}"
 """Between the tokens of JSON: a space, or a line break and an indentation. Without a bound, small models go on with
 whitespace for ever where JSON allows it."""
 
+FORMAT_LENGTHS = {"email": 254, "hostname": 253, "date-time": 35, "time": 24, "duration": 40}
+"""Characters of a string of such a format, where the schema sets no limit: by RFC 5321 and RFC 1035, and times to the
+nanosecond. The syntax alone has no end, and small models go on with an address or a fraction of seconds for ever."""
+
 MAX_REPEATED = 100_000
 """Characters of a regular expression when its counted repetitions are written out, one after another."""
 
@@ -91,9 +95,22 @@ def schema_text(schema: Any, *, lenient: bool = False, whitespace: str | None = 
         options["lenient"] = True
     try:
         _check_schema(schema, False, param)
-        return json.dumps({**schema, "x-guidance": options})
+        return json.dumps({**_with_lengths(schema), "x-guidance": options})
     except RecursionError:
         raise InvalidRequest(f"{param} is nested too deeply.", param) from None
+
+
+def _with_lengths(value: Any) -> Any:
+    """A schema in which strings of the FORMAT_LENGTHS have a greatest length."""
+    if isinstance(value, list):
+        return [_with_lengths(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    changed = {key: item if key in ("const", "enum") else _with_lengths(item) for key, item in value.items()}
+    known = changed.get("format")
+    if isinstance(known, str) and known in FORMAT_LENGTHS:
+        changed.setdefault("maxLength", FORMAT_LENGTHS[known])
+    return changed
 
 
 def _check_schema(value: Any, literal: bool, param: str) -> None:

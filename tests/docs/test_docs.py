@@ -80,7 +80,7 @@ def test_every_environment_variable_is_documented() -> None:
     page = (DOCS / "configuration.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `(BEFIT_\w+)` \|", page, re.MULTILINE))
     sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "native").rglob("*.cpp")]
-    read = re.compile(r"""(?:environ(?:\.get\(|\[)|getenv\()\s*["'](BEFIT_\w+)""")
+    read = re.compile(r"""(?:environ(?:\.get\(|\[)|getenv\(|envvar=)\s*["'](BEFIT_\w+)""")
     used = {name for path in sources for name in read.findall(path.read_text(encoding="utf-8"))}
     assert documented == used
 

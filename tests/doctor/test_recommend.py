@@ -8,6 +8,7 @@ import pytest
 
 from befit.doctor.recommend import PURPOSES, recommend
 from befit.plan.machine import Machine
+from befit.store import catalogue
 
 
 def test_three_commands_that_fit_and_are_fast_enough(laptop: Machine) -> None:
@@ -23,8 +24,10 @@ def test_three_commands_that_fit_and_are_fast_enough(laptop: Machine) -> None:
     assert found[0].model.startswith("qwen2.5-coder:")
 
 
-def test_one_of_them_can_be_fetched_by_its_name(laptop: Machine) -> None:
-    assert any(each.command == f"befit serve {each.model}" for each in recommend(laptop))
+def test_they_can_be_fetched_by_their_names(laptop: Machine) -> None:
+    for each in recommend(laptop):
+        assert each.command == f"befit serve {each.model}"
+        assert catalogue.find(each.model) is not None
 
 
 def test_more_bandwidth_gives_larger_models(laptop: Machine) -> None:

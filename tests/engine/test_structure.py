@@ -76,6 +76,34 @@ def test_json_by_a_schema(model: LoadedModel) -> None:
         jsonschema.validate(json.loads(output.text), PERSON)
 
 
+@pytest.mark.parametrize(
+    ("known", "longest"),
+    [
+        ("email", "a" * 60 + "@" + ".".join(["b" * 60] * 3) + ".example"),
+        ("time", "10:14:08.123456789+01:00"),
+        ("date-time", "2021-06-08T10:14:08.123456789+01:00"),
+    ],
+)
+def test_formats_have_an_end(reference: LoadedModel, known: str, longest: str) -> None:
+    structure = json_structure({"type": "object", "properties": {"format": {"type": "string", "format": known}}})
+    grammar = reference.grammars.start(structure)
+    ends = [grammar.push(token) for token in json.dumps({"format": longest}).encode()]
+    assert ends[-1]
+    grammar = reference.grammars.start(structure)
+    endless = longest.replace("a", "a" * 9) if known == "email" else longest.replace("9", "9" * 9)
+    with pytest.raises(InvalidRequest):
+        assert not [grammar.push(token) for token in json.dumps({"format": endless}).encode()]
+
+
+def test_what_the_loop_guard_cuts_is_not_whole(model: LoadedModel) -> None:
+    """`stop` would say that it can be parsed."""
+    structure = Structure("regex", "(abc){90}")
+    whole, cut = outputs(model, hot(structure), hot(structure, loop_guard=True))
+    assert (whole.finish_reason, whole.text) == ("stop", "abc" * 90)
+    assert cut.finish_reason == "length"
+    assert len(cut.text) < 200
+
+
 def test_greedy_and_free_requests_beside_it(model: LoadedModel) -> None:
     params = [hot(json_structure(PERSON), temperature=0), hot(None, 1, max_tokens=20), hot(None, 2, max_tokens=20)]
     confined, *free = outputs(model, *params)

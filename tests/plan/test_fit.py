@@ -18,9 +18,8 @@ MakeMachine = Callable[..., Machine]
 
 
 def model(name: str, bits: float | None = None) -> Model:
-    found = known.find(name)
-    assert found is not None
-    described = source.from_known(*found)
+    family, tag = name.split(":")
+    described = source.from_known(family, tag)
     return described if bits is None else described.requantised(bits, f"{bits} bits")
 
 

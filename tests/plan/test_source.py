@@ -12,6 +12,7 @@ import pytest
 from befit.errors import BefitError, CorruptFile, DownloadError, ModelNotFound
 from befit.plan import hub, source
 from befit.plan.memory import kv_bytes_per_token
+from befit.store.hub import parse
 from support.files import tiny_file
 from support.hub import Hub, serve
 from support.tiny import tiny_model
@@ -22,7 +23,8 @@ MakeFolder = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BEFIT_HOME", str(tmp_path / "store"))
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -81,8 +83,27 @@ def test_a_folder_without_a_config_names_its_files(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_lists_what_can_be_planned() -> None:
-    with pytest.raises(ModelNotFound, match=r"qwen2\.5-coder:7b.*hf:OWNER"):
+    with pytest.raises(ModelNotFound, match=r"list --available.*hf:OWNER"):
         source.find("gpt-9:huge")
+    with pytest.raises(ModelNotFound, match=r"qwen2\.5-coder:7b"):
+        source.find("qwen2.5-coder:9b")
+
+
+def test_a_quantisation_in_a_name_makes_its_size() -> None:
+    whole, small = source.find("qwen2.5-coder:7b"), source.find("qwen2.5-coder:7b-q4_k_m")
+    assert (whole.parameters, whole.program) == (small.parameters, small.program)
+    assert small.stored == "Q4_K_M"
+    assert 4.6e9 < small.weight_bytes < 4.8e9 < whole.weight_bytes
+
+
+def test_a_split_model_in_a_repository(server: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "owner" / "model"
+    folder.mkdir(parents=True)
+    whole = source.find(str(tiny_file(tmp_path / "tiny.gguf")))
+    tiny_file(folder / "tiny.gguf", part_tensors=8)
+    assert len(list(folder.glob("tiny-0000?-of-0000?.gguf"))) > 1
+    found = source.find("hf:owner/model")
+    assert (found.weights, found.program) == (whole.weights, whole.program)
 
 
 # -- the hub ----------------------------------------------------------------------------------------------------------
@@ -179,6 +200,7 @@ def test_a_damaged_repository(server: Hub, hf_folder: MakeFolder, config: dict[s
         ("a/b", ("a/b", "main", None)),
         ("hf:a/b@v1:x-Q4_K_M.gguf", ("a/b", "v1", "x-Q4_K_M.gguf")),
         ("hf:a/b:sub/x.gguf", ("a/b", "main", "sub/x.gguf")),
+        ("hf:a/b:Q4_K_M@v1", ("a/b", "v1", "Q4_K_M")),
         ("a", None),
         ("qwen2.5-coder:7b", None),
         ("./a/b", None),
@@ -186,5 +208,5 @@ def test_a_damaged_repository(server: Hub, hf_folder: MakeFolder, config: dict[s
     ],
 )
 def test_references(ref: str, expected: tuple[str, str, str | None] | None) -> None:
-    found = hub.parse(ref)
+    found = parse(ref)
     assert expected == (None if found is None else (found.name, found.revision, found.file))

@@ -68,7 +68,7 @@ def test_without_pull_nothing_is_fetched(shelf: Shelf) -> None:
 
 
 def test_a_name_that_nobody_knows(home: Path) -> None:
-    with pytest.raises(ModelNotFound, match=r"no model is called 'nope:1b'.*smollm2:135m"):
+    with pytest.raises(ModelNotFound, match=r"no model is called 'nope:1b'.*list --available"):
         store.resolve("nope:1b")
 
 

@@ -57,16 +57,18 @@ def tiny_file(
     control: Sequence[str] = CONTROL,
     merges: Sequence[str] = MERGES,
     size: int = VOCAB,
+    part_tensors: int = 0,
     **options: Any,
 ) -> Path:
     """Write a tiny model of the family with a vocabulary of so many tokens; the options are those of `tiny_model`."""
-    return write_gguf(path, tiny_model(family, vocab=size, **options), vocabulary(control, merges, size))
+    words = vocabulary(control, merges, size)
+    return write_gguf(path, tiny_model(family, vocab=size, **options), words, part_tensors=part_tensors)
 
 
-def write_gguf(path: Path, model: TinyModel, words: Mapping[str, Any]) -> Path:
-    """Write the model's metadata, those of its vocabulary, and its tensors."""
+def write_gguf(path: Path, model: TinyModel, words: Mapping[str, Any], *, part_tensors: int = 0) -> Path:
+    """Write the model's metadata, those of its vocabulary, and its tensors; in parts of so many tensors, if wanted."""
     metadata = {**model.metadata, **words}
-    writer = gguf.GGUFWriter(path, metadata.pop("general.architecture"))
+    writer = gguf.GGUFWriter(path, metadata.pop("general.architecture"), split_max_tensors=part_tensors)
     for key, value in metadata.items():
         match value:
             case bool():

@@ -23,6 +23,19 @@ def random_schema(rng: Random) -> dict[str, Any]:
     return schema
 
 
+def bounded(schema: Any) -> Any:
+    """The schema without what has no end: additional properties and trees."""
+    if isinstance(schema, list):
+        return [bounded(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    changed = {key: value if key in ("const", "enum") else bounded(value) for key, value in schema.items()}
+    if isinstance(changed.get("properties"), dict):
+        changed["properties"] = {name: one for name, one in changed["properties"].items() if name != "children"}
+        changed["additionalProperties"] = False
+    return changed
+
+
 def _schema(rng: Random, depth: int, references: tuple[str, ...]) -> dict[str, Any]:
     kinds = [_string, _number, _choice, _flag]
     if depth > 0:

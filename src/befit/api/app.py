@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 import befit
@@ -15,6 +16,7 @@ from befit.api.answers import json_response
 from befit.api.anthropic import routes as anthropic
 from befit.api.body import read_body
 from befit.api.generation import ClientGoneError
+from befit.api.guard.middleware import Guard, Rules
 from befit.api.llamacpp.infill import create_completion as create_llamacpp_completion
 from befit.api.llamacpp.infill import create_infill
 from befit.api.llamacpp.props import apply_template, properties
@@ -48,11 +50,14 @@ def create_app(
     chat_template: ChatTemplate | None = None,
     aliases: Sequence[str] = (),
     tool_parser: str | None = None,
+    rules: Rules | None = None,
+    origins: Sequence[str] = (),
 ) -> FastAPI:
     """An ASGI application that serves `engine`, started and stopped by the caller, under `served_name` and `aliases`.
 
     chat_template: the model's own unless given. tool_parser: the format of tool calls, of
-    `befit.api.tools.formats.NAMES`. The engine's observer becomes the one behind `/metrics`.
+    `befit.api.tools.formats.NAMES`. rules: who may ask, and how much. origins: of pages that may
+    ask. The engine's observer becomes the one behind `/metrics`.
     """
     if chat_template is None:
         from befit.api.chat import ChatTemplate
@@ -65,6 +70,13 @@ def create_app(
         engine, (served_name, *aliases), chat_template, metrics, befit.__version__, tool_parser=tool_parser
     )
     app = FastAPI(title="befit", version=service.version, docs_url=None, redoc_url=None)
+    if rules is not None:
+        app.add_middleware(Guard, rules=rules)
+    if origins:
+        allowed = ["authorization", "content-type", "x-api-key", "x-request-id", "anthropic-version"]
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=allowed
+        )
     app.add_middleware(RequestScope, on_error=lambda error, path: error_answer(Problem.of(error), path))
     app.add_exception_handler(BefitError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)

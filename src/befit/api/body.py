@@ -8,6 +8,8 @@ from befit.api.generation import ClientGoneError
 from befit.errors import BodyTooLarge
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
+LIMIT = "befit.max_body"
+"""Where a scope says how many bytes are read, if not MAX_BODY_BYTES."""
 _KEPT = "befit.body"
 
 
@@ -16,14 +18,15 @@ async def read_body(request: Request) -> bytes:
     if (known := request.scope.get(_KEPT)) is not None:
         return bytes(known)
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
-        raise _too_large(declared)
+    most = request.scope.get(LIMIT, MAX_BODY_BYTES)
+    if declared.isdecimal() and int(declared) > most:
+        raise _too_large(declared, most)
     chunks, size = [], 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
-            if size > MAX_BODY_BYTES:
-                raise _too_large(f"over {MAX_BODY_BYTES}")
+            if size > most:
+                raise _too_large(f"over {most}", most)
             chunks.append(chunk)
     except ClientDisconnect:
         raise ClientGoneError from None
@@ -31,5 +34,5 @@ async def read_body(request: Request) -> bytes:
     return body
 
 
-def _too_large(size: str) -> BodyTooLarge:
-    return BodyTooLarge(f"The body is {size} bytes; at most {MAX_BODY_BYTES} are read. Send less.")
+def _too_large(size: str, most: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is {size} bytes; at most {most} are read. Send less.")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from starlette.types import Receive
 
+from befit.api.guard.caller import ANYBODY, Caller, caller
 from befit.engine.outputs import CompletionOutput, Delta, TokenLogprob
-from befit.errors import ContextExceeded, EngineDead, InvalidRequest, RequestFailed
+from befit.errors import ContextExceeded, EngineDead, InvalidRequest, RequestFailed, RequestTimeout
 from befit.sampling import SamplingParams
 from befit.structure import Structure
 
 if TYPE_CHECKING:
+    from befit.api.guard.limits import Account
     from befit.engine.async_engine import AsyncEngine
     from befit.engine.pooling import Pooling
     from befit.tokenizer.base import Tokenizer
@@ -65,10 +68,14 @@ class Deltas:
     Iterated once. `aclose` aborts what still runs, whether or not the iteration ever began.
     """
 
-    def __init__(self, sources: list[AsyncGenerator[Delta, None]]) -> None:
+    def __init__(self, sources: list[AsyncGenerator[Delta, None]], asking: Caller = ANYBODY) -> None:
         self._sources = sources
         self._first = [asyncio.ensure_future(anext(source)) for source in sources]
         self._items = _follow(sources[0], self._first[0]) if len(sources) == 1 else _merge(sources, self._first)
+        if asking.account is not None:
+            self._items = _charged(self._items, asking.account)
+        if asking.timeout is not None:
+            self._items = _timed(self._items, asking.timeout)
 
     async def admitted(self) -> None:
         """Return once the engine has taken every request; raises its refusal, and then none of them runs."""
@@ -102,13 +109,16 @@ async def submit(
 
     pooling: the jobs are for embeddings.
     """
-    options: dict[str, Any] = {"priority": priority, "cache_salt": cache_salt}
+    asking = caller.get()
+    options: dict[str, Any] = {"priority": priority, "cache_salt": asking.salt(cache_salt)}
     if pooling is not None:
         options["pooling"] = pooling
     for structure in {job.params.structure for job in jobs if job.params.structure is not None}:
         await prepare(engine, structure)
-    deltas = Deltas([engine.generate(job.prompt_ids, job.params, **options) for job in jobs])
+    deltas = Deltas([engine.generate(job.prompt_ids, job.params, **options) for job in jobs], asking)
     await deltas.admitted()
+    if asking.account is not None:
+        asking.account.charge(sum(len(job.prompt_ids) for job in jobs))
     return deltas
 
 
@@ -124,6 +134,29 @@ async def _follow(source: AsyncGenerator[Delta, None], first: asyncio.Task[Delta
     yield 0, await first
     async for delta in source:
         yield 0, delta
+
+
+async def _charged(items: _Items, account: Account) -> _Items:
+    async with aclosing(items):
+        async for position, delta in items:
+            account.charge(len(delta.token_ids))
+            yield position, delta
+
+
+async def _timed(items: _Items, seconds: float) -> _Items:
+    end = asyncio.get_running_loop().time() + seconds
+    async with aclosing(items):
+        while True:
+            try:
+                async with asyncio.timeout_at(end):
+                    item = await anext(items)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise RequestTimeout(
+                    f"The answer took longer than the {seconds:g} seconds that the server allows; ask for fewer tokens."
+                ) from None
+            yield item
 
 
 async def _merge(sources: list[AsyncGenerator[Delta, None]], first: list[asyncio.Task[Delta]]) -> _Items:

@@ -24,13 +24,15 @@ class Problem:
     message: str
     code: str
     param: str | None = None
+    retry_after: int = RETRY_AFTER_SECONDS
 
     @classmethod
     def of(cls, error: BaseException) -> Problem:
         """An error that befit did not raise on purpose is logged and not shown."""
         if isinstance(error, BefitError):
             param = "model" if isinstance(error, ModelNotFound) else getattr(error, "param", None)
-            return cls(error.status, error.message, error.code, param)
+            wait = getattr(error, "retry_after", RETRY_AFTER_SECONDS)
+            return cls(error.status, error.message, error.code, param, wait)
         number = request_id.get()
         log.error("request %s failed", number, exc_info=error)
         message = f"The server failed on this request; its log says why, under request id {number}."
@@ -50,4 +52,4 @@ class Problem:
     @property
     def headers(self) -> dict[str, str] | None:
         """503 and 429 tell the client when to come back."""
-        return {"retry-after": str(RETRY_AFTER_SECONDS)} if self.status in (429, 503) else None
+        return {"retry-after": str(self.retry_after)} if self.status in (429, 503) else None

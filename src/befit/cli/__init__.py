@@ -11,7 +11,23 @@ import click
 
 from befit.errors import BefitError
 
-VERBS = ("run", "serve", "batch", "plan", "doctor", "pull", "build", "list", "show", "bench")
+VERBS = (
+    "run",
+    "serve",
+    "batch",
+    "plan",
+    "doctor",
+    "pull",
+    "build",
+    "quantize",
+    "list",
+    "search",
+    "show",
+    "cp",
+    "rm",
+    "du",
+    "bench",
+)
 
 
 class _Verbs(click.Group):

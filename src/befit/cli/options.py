@@ -22,6 +22,13 @@ def engine_options(function: Function) -> Function:
             help="int8 halves the KV cache and is less exact.  [default: f16]",
         ),
         click.option(
+            "--quant",
+            type=click.Choice(["auto", "none", "w8", "w4"]),
+            default="auto",
+            show_default=True,
+            help="Round a model of 16 or 32 bits to 8 or 4 bits a weight as it is loaded; auto: if it would not fit.",
+        ),
+        click.option(
             "--memory", metavar="SIZE", help="What befit may take of the memory, as in 6GiB.  [default: what is free]"
         ),
         click.option(

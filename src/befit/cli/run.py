@@ -90,6 +90,8 @@ def _means_model(word: str) -> bool:
     from befit import store
     from befit.store import names
 
+    if store.is_reference(word) and " " not in word:
+        return True
     if store.is_model_folder(word):
         return True
     if word.lower().endswith(".gguf") and (" " not in word or os.path.isfile(os.path.expanduser(word))):

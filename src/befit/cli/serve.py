@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from befit.cli.guard import guard_options, to_guard
 from befit.cli.options import POSITIVE, chat_template_option, engine_options, to_engine_options
 from befit.store.catalogue import DEFAULT_MODEL
 
@@ -35,6 +36,7 @@ from befit.store.catalogue import DEFAULT_MODEL
     show_default=True,
     help="How the model writes tool calls; auto tells it by template and vocabulary.",
 )
+@guard_options
 @engine_options
 @click.option("--max-seqs", type=POSITIVE, metavar="N", help="Requests that run at once; more wait.  [default: auto]")
 @click.option("--token-budget", type=POSITIVE, metavar="N", help="Tokens that one step computes.  [default: auto]")
@@ -65,6 +67,7 @@ def command(
 
     from befit.api.listener import bind
 
+    guard = to_guard(values)
     with bind(host, port) as listener:  # before loading: a port in use is told at once
         from befit.engine.load import load_model
 
@@ -88,6 +91,7 @@ def command(
                 chat_template=template,
                 aliases=aliases,
                 tool_parser=None if tool_parser == "auto" else tool_parser,
+                **guard,
             )
             tools = app.state.service.tools
             click.echo(f"tool calls: {tools.form.name} ({tools.why})")

@@ -21,7 +21,17 @@ FEATURES = (
     *("avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve"),
 )
 """Of CPUs: those that kernels use or could use, as /proc/cpuinfo spells them."""
-VARIABLES = ("BEFIT_HOME", "BEFIT_ISA", "BEFIT_DEBUG", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN")
+VARIABLES = (
+    "BEFIT_HOME",
+    "BEFIT_ISA",
+    "BEFIT_DEBUG",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN",
+    "OLLAMA_MODELS",
+)
 _SECRET = ("HF_TOKEN",)
 
 

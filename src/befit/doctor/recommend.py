@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from befit import store
 from befit.plan import fit, known
 from befit.plan.machine import Machine
 from befit.plan.source import from_known
@@ -30,10 +29,7 @@ class Recommendation:
 
 
 def recommend(machine: Machine) -> list[Recommendation]:
-    """At most one command a purpose, then the largest models that are left: three in all, fewer where memory is short.
-
-    One of them, where any fits, is of a model that befit fetches by its name.
-    """
+    """At most one command a purpose, then the largest models left: three in all, fewer where memory is short."""
     fitting = list(_fitting(machine))
     chosen: dict[str, Recommendation] = {}
     for purpose, least in PURPOSES:
@@ -45,11 +41,7 @@ def recommend(machine: Machine) -> list[Recommendation]:
             break
         if each.bound is None or each.bound >= PURPOSES[-1][1]:
             chosen.setdefault(each.model, _for(each, "smaller and faster"))
-    found = list(chosen.values())
-    ready = [each for each in fitting if each.command.startswith("befit serve")]
-    if ready and not any(each.model in [other.model for other in ready] for each in found):
-        found[2:] = [_for(ready[0], "fetched by its name, to begin with")]
-    return found
+    return list(chosen.values())
 
 
 def _fitting(machine: Machine) -> Iterator[Recommendation]:
@@ -61,9 +53,8 @@ def _fitting(machine: Machine) -> Iterator[Recommendation]:
             wish = fit.choose_ctx(model, machine, fit.Wish(ctx=model.program.max_context))
             plan = fit.make(model, machine, wish)
             if plan.fits:
-                there = store.is_known(model.name)
                 yield Recommendation(
-                    command=f"befit serve {model.name}" if there else f"befit plan {model.name} --bits 4",
+                    command=f"befit serve {model.name}",
                     model=model.name,
                     purpose="",
                     quantisation=name,

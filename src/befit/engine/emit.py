@@ -85,7 +85,8 @@ class Emitter:
             if text.stopped is not None or looping:
                 stop = LOOP_STOP_REASON if text.stopped is None else text.stopped
                 self.loops += text.stopped is None
-                delta.finish_reason, delta.stop_reason = "stop", stop
+                cut = looping and sequence.grammar is not None and sequence.grammar.active
+                delta.finish_reason, delta.stop_reason = "length" if cut else "stop", stop
                 del ids[count:]
                 if delta.logprobs is not None:
                     del delta.logprobs[count:]

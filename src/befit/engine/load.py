@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from befit.plan.fit import Budget
     from befit.plan.memory import Model
     from befit.prepared.read import Build
+    from befit.quantize.recipe import Target
+    from befit.store.hub_fetch import Wanted
 
 log = logging.getLogger("befit.engine")
 
@@ -117,7 +119,7 @@ def load_model(
     """
     # Imported here so that commands that load no model do not pay for it.
     from befit import tokenizer
-    from befit.engine.resolve import resolve, table
+    from befit.engine.resolve import table
 
     opened = _open(ref, options, progress)
     draft: _Opened | None = None
@@ -130,15 +132,13 @@ def load_model(
             on_progress(done, total)
 
     try:
-        facts = opened.facts
         if options.draft is not None:
             from befit.engine.speculation.vocabulary import check_vocabulary
 
             draft = _open(options.draft, options, progress)
             check_vocabulary(draft.name, opened.metadata, draft.metadata)
-            facts = replace(facts, draft=draft.facts)
-        config, budget = resolve(options, facts)
-        settings = table(config, budget, facts, notes=opened.notes)
+        config, budget, facts, notes = _settled(opened, options, draft)
+        settings = table(config, budget, facts, notes)
         log.info("Settings:\n%s", settings)
         if report is not None:
             report(settings)
@@ -172,19 +172,36 @@ def settle(ref: str, options: EngineOptions) -> tuple[EngineConfig, Budget, Mode
 
     A model that is not stored is fetched. Raises what `load_model` raises.
     """
+    with ExitStack() as stack:
+        opened = _open(ref, options, progress=False)
+        stack.callback(opened.close)
+        draft = None
+        if options.draft is not None:
+            draft = _open(options.draft, options, progress=False)
+            stack.callback(draft.close)
+        return _settled(opened, options, draft)[:3]
+
+
+def _settled(
+    opened: _Opened, options: EngineOptions, draft: _Opened | None
+) -> tuple[EngineConfig, Budget, Model, list[str]]:
+    """Choose what the weights are rounded to, and everything that follows from it; and notes on the weights."""
+    from befit.engine.quantise import choose
     from befit.engine.resolve import resolve
 
-    def look(name: str) -> Model:
-        opened = _open(name, options, progress=False)
-        try:
-            return opened.facts
-        finally:
-            opened.close()
+    beside = draft.facts if draft is not None else None
 
-    facts = look(ref)
-    if options.draft is not None:
-        facts = replace(facts, draft=look(options.draft))
-    return *resolve(options, facts), facts
+    def facts_of(weights: Mapping[str, Weight]) -> Model:
+        return replace(replace(opened, weights=weights).facts, draft=beside)
+
+    def settings_of(weights: Mapping[str, Weight]) -> EngineConfig:
+        return resolve(options, facts_of(weights))[0]
+
+    choice = choose(options, opened.program, opened.weights, opened.release, settings_of)
+    opened.weights = choice.weights
+    facts = facts_of(opened.weights)
+    config, budget = resolve(options, facts)
+    return config, budget, facts, [*opened.notes, *([choice.why] if choice.why else [])]
 
 
 def _counted(weights: Iterable[Weight]) -> tuple[int, str]:
@@ -235,7 +252,12 @@ def _no_collections() -> Iterator[None]:
 def _open(ref: str, options: EngineOptions, progress: bool) -> _Opened:
     from befit import store
 
-    path = store.resolve(ref, progress=progress)
+    def admit(wanted: Wanted) -> None:
+        from befit.plan.admit import check
+
+        check(wanted, options)  # before it is fetched: does it fit?
+
+    path = store.resolve(ref, progress=progress, admit=admit)
     if store.is_build(str(path)):
         return _open_build(path, options, progress)
     return _open_file(path, served_name(ref, path))
@@ -273,12 +295,14 @@ def _open_build(path: Path, options: EngineOptions, progress: bool) -> _Opened:
                 f"run befit build MODEL -o {path} --force with the model's GGUF file or folder"
             ) from mismatch
         log.warning("%s; building it anew from %s", mismatch.message, source)
+        made = ""
         try:
-            name = read_manifest(path).name
+            manifest = read_manifest(path)
+            name, made = manifest.name, manifest.quantised
         except BuildMismatch:
             name = source.stem if source.name != "config.json" else source.parent.name
         try:
-            build = _rebuild(source, path, name, options, progress)
+            build = _rebuild(source, path, name, made, options, progress)
         except (BefitError, OSError) as failure:
             log.warning("Building %s anew failed (%s); loading %s itself", path, failure, source)
             return _open_file(source, name)
@@ -293,17 +317,39 @@ def _open_build(path: Path, options: EngineOptions, progress: bool) -> _Opened:
     )
 
 
-def _rebuild(source: Path, path: Path, name: str, options: EngineOptions, progress: bool) -> Build:
+def _rebuild(source: Path, path: Path, name: str, made: str, options: EngineOptions, progress: bool) -> Build:
     from befit.plan.hardware import physical_cores
     from befit.prepared.read import open_build
     from befit.prepared.write import build
 
-    build(source, path, name=name, threads=options.threads or physical_cores(), force=True, progress=progress)
+    threads = options.threads or physical_cores()
+    if made:
+        from befit.quantize.convert import convert
+
+        to, _, blocks = made.partition("/")
+        convert(
+            source,
+            path,
+            to=cast("Target", to),
+            name=name,
+            blocks=blocks,
+            threads=threads,
+            force=True,
+            progress=progress,
+            measured=False,
+        )
+    else:
+        build(source, path, name=name, threads=threads, force=True, progress=progress)
     return open_build(path)
 
 
 def served_name(ref: str, path: Path) -> str:
-    """The name that clients use: the catalogue's, a folder's, or a file's name without its folder and ending."""
+    """The name that clients use: the catalogue's, a reference without its scheme, a folder's, or a file's name without
+    folder and ending."""
+    from befit import store
+
+    if store.is_reference(ref):
+        return ref.partition(":")[2]
     is_path = os.sep in ref or ref.endswith(".gguf") or Path(ref).exists()
     name = path.resolve().name if path.is_dir() else path.stem
     return name if is_path else ref

@@ -9,7 +9,8 @@ from befit.backends.base import F32
 
 FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
 LOOP_STOP_REASON = "repetition_detected"
-"""`stop_reason` of an output that the loop guard ended, as in vLLM; its finish_reason is "stop"."""
+"""`stop_reason` of an output that the loop guard ended, as in vLLM; its finish_reason is "stop", or "length" where that
+leaves a structure incomplete."""
 
 
 @dataclass(slots=True)

@@ -1,15 +1,13 @@
 """Code models that can be planned by name alone, without a file or a network, and the sizes of their families.
 
 The numbers are those of each model's published `config.json`; tests compare the parameters that follow from them with
-those that the publishers state.
+those that the publishers state. The store's catalogue says of the same models where they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-
-from befit.store import names
 
 _KEYS = (
     "hidden_size",
@@ -114,15 +112,3 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         mlp_bias=True,
     ),
 }
-
-
-def find(ref: str) -> tuple[str, str] | None:
-    """Family and tag of a name, which may leave out the tag of a family with one model; or None."""
-    name = names.parse(ref)
-    tags = FAMILIES.get(name.family) if name is not None else None
-    if name is None or tags is None:
-        return None
-    if name.tag is None and len(tags) > 1:
-        return None
-    tag = name.tag or next(iter(tags))
-    return (name.family, tag) if tag in tags else None

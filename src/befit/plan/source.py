@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,12 +16,13 @@ from befit.plan import hub, known
 from befit.plan.architecture import Architecture
 from befit.plan.config_json import from_config, from_gguf
 from befit.plan.memory import Model, Shapes, by_class, parameters, shares
+from befit.store import catalogue, choice
+from befit.store.hub import Repository, list_files, parse
 from befit.weights.hf_config import ARCHITECTURES
 from befit.weights.safetensors_header import TensorEntry
 
 _DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "float8_e4m3fn": 8, "int8": 8}
 _DENSE = {"float32": "f32", "f32": "f32", "float16": "f16", "f16": "f16", "bfloat16": "bf16", "bf16": "bf16"}
-_INDEX = "model.safetensors.index.json"
 
 
 def find(ref: str) -> Model:
@@ -34,21 +35,34 @@ def find(ref: str) -> Model:
         return _build(path) if path.is_dir() else _gguf(path, path.stem, str(path))
     if path.is_dir():
         return _folder(path)
-    if (repository := hub.parse(ref)) is not None:
-        return _repository(repository)
-    described = known.find(ref)
-    try:
-        stored = store.resolve(ref, pull=False)
-    except ModelNotFound as error:
-        if described is None:
-            names = ", ".join(f"{family}:{tag}" for family, tags in known.FAMILIES.items() for tag in tags)
-            raise ModelNotFound(
-                f"{error.message} A plan can also be made for {names}; for a folder with a config.json; "
-                "and for hf:OWNER/REPOSITORY."
-            ) from None
-        return from_known(*described)
-    found = _build(stored) if stored.is_dir() else _gguf(stored, ref, str(stored))
-    return replace(found, catalogue_family=described[0] if described else None)
+    repository = parse(ref) if not store.is_reference(ref) or ref.startswith("hf:") else None
+    stored = store.find(f"hf:{ref.removeprefix('hf:')}" if repository else ref)
+    named = None if repository else catalogue.find(ref)
+    if stored is not None:
+        family = named.model.name.partition(":")[0] if named else None
+        return replace(_local(stored, ref), catalogue_family=family)
+    if repository is not None:
+        return of_repository(repository)
+    if named is None:
+        raise ModelNotFound(f"{ref} is not stored here; fetch it with: befit pull {ref}")
+    return _named(ref, named)
+
+
+def _local(path: Path, name: str) -> Model:
+    if not path.is_dir():
+        return _gguf(path, name, str(path))
+    return _build(path) if store.is_build(str(path)) else _folder(path)
+
+
+def _named(ref: str, named: catalogue.Named) -> Model:
+    """A model of the catalogue: as published, or of the size that the quantisation in its name makes."""
+    family, tag = named.model.name.split(":")
+    published = from_known(family, tag)
+    size = named.model.sizes.get(named.quantisation)
+    if not ref.lower().endswith(f"-{named.quantisation}") or size is None:
+        return published
+    quantised = published.requantised(8 * size / published.parameters, named.quantisation.upper())
+    return replace(quantised, name=ref)
 
 
 @cache
@@ -178,30 +192,35 @@ def _loadable(path: Path, name: str) -> Model:
         )
 
 
-def _repository(repository: hub.Repository) -> Model:
+def of_repository(repository: Repository) -> Model:
+    """The model that a pull would fetch, off the headers of its files."""
+    known_as = (
+        model.name for model in catalogue.models().values() if repository.name in (model.gguf, model.repository)
+    )
+    name = next(known_as, None)
+    found = _remote(repository)
+    return replace(found, catalogue_family=name.partition(":")[0] if name else None)
+
+
+def _remote(repository: Repository) -> Model:
     where = f"{repository.endpoint}/{repository.name}"
-    if repository.file is not None and repository.file.lower().endswith(".gguf"):
-        return _remote_gguf(repository, repository.file, where)
-    files = hub.list_files(repository)
-    if "config.json" not in files:
-        ggufs = sorted(name for name in files if name.lower().endswith(".gguf"))
-        if len(ggufs) == 1:
-            return _remote_gguf(repository, ggufs[0], where)
-        what = f"add the name of one of its {len(ggufs)} GGUF files, as in :{ggufs[0]}" if ggufs else "use another one"
-        raise ModelNotFound(f"{repository.name}: the repository has no config.json; {what}.")
-    config = hub.read_json(repository, "config.json")
-    weights = sorted(name for name in files if name.endswith(".safetensors") and "/" not in name)
-    if _INDEX in files:  # a repository may hold the weights twice: the index says which files count
-        listed = hub.read_json(repository, _INDEX)
+    files = list(list_files(repository).files)
+    chosen = choice.choose(files, repository.file, repository.name)
+    if chosen[0].lower().endswith(".gguf"):
+        return _remote_gguf(repository, chosen, where)
+    config = hub.read_json(repository, choice.CONFIG)
+    weights = [file for file in chosen if file.endswith(".safetensors")]
+    if choice.INDEX in files:  # a repository may hold the weights twice: the index says which files count
+        listed = hub.read_json(repository, choice.INDEX)
         if isinstance(listed, dict) and isinstance(listed.get("weight_map"), dict):
             weights = sorted(set(map(str, listed["weight_map"].values())))
     return _from_config(repository.name, where, config, hub.read_safetensors(repository, weights), None)
 
 
-def _remote_gguf(repository: hub.Repository, file: str, where: str) -> Model:
+def _remote_gguf(repository: Repository, files: Sequence[str], where: str) -> Model:
     with hub.temporary_folder() as folder:
-        path = hub.fetch_gguf_head(repository, file, Path(folder))
-        return _gguf(path, Path(file).stem, f"{where}/{file}", head_only=True)
+        paths = [hub.fetch_gguf_head(repository, file, Path(folder)) for file in files]
+        return _gguf(paths[0], Path(files[0]).stem, f"{where}/{files[0]}", head_only=True)
 
 
 def _from_config(

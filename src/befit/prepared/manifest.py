@@ -60,7 +60,11 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """name: what clients call the model. source: the GGUF file, or all its parts. packed_layout: see kernels.hpp."""
+    """name: what clients call the model. source: the GGUF file, or all its parts. packed_layout: see kernels.hpp.
+
+    quantised: what `befit quantize` made of the source, its target and block format with a slash between; empty where
+    tensors were taken as they are.
+    """
 
     name: str
     befit: str
@@ -69,6 +73,7 @@ class Manifest:
     source: tuple[SourceFile, ...]
     files: dict[str, FileFacts]
     byte_order: str = sys.byteorder
+    quantised: str = ""
 
     def to_json(self) -> bytes:
         """The file's content; `sha256` in it is that of all the rest."""
@@ -123,6 +128,7 @@ def _parse(fields: dict[str, Any]) -> Manifest:
         source=sources,
         files=files,
         byte_order=_text(fields["byte_order"]),
+        quantised=_text(fields.get("quantised", "")),
     )
 
 
@@ -177,6 +183,8 @@ def _digest(fields: dict[str, Any]) -> str:
 
 
 def _first_source(fields: dict[str, Any]) -> str | None:
+    if fields.get("quantised"):  # building it anew from there would make something else
+        return None
     try:
         path = fields["source"][0]["path"]
     except (KeyError, TypeError, IndexError):

@@ -59,37 +59,53 @@ def build(
     Raises ConfigError when something is in the way, DoesNotFit for lack of disk, the errors of opening a model, and
     OSError when writing fails.
     """
+    check_target(target.expanduser().resolve(), force=force)
+    with open_checkpoint(source) as file:
+        return build_from(file, target, name=name, threads=threads, force=force, progress=progress)
+
+
+def build_from(
+    file: Checkpoint,
+    target: Path,
+    *,
+    name: str,
+    threads: int,
+    force: bool = False,
+    progress: bool = False,
+    quantised: str = "",
+) -> Manifest:
+    """`build` from an open model. quantised: how its tensors differ from those in its files, see `Manifest`."""
     from befit.backends.native import _native
 
     target = target.expanduser().resolve()
     check_target(target, force=force)
-    with open_checkpoint(source) as file:
-        program = models.describe(file.metadata, file.shapes, lambda key: file.tensors[key].dequantize())
-        file.check()
-        tokenizer.load(file.metadata)  # a model that cannot be served should not be built
-        formats = {key: (_format(tensor), tensor.shape) for key, tensor in file.tensors.items()}
-        sections, total = plan(program, formats)
-        small = _small_files(file, program, sections)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(target.parent, total + sum(map(len, small.values())))
-        with _workshop(target) as work, ThreadPoolExecutor(1, thread_name_prefix="befit-hash") as pool:
-            hashing = pool.submit(lambda: tuple(describe_source(path.absolute()) for path in file.paths))
-            facts = {key: _write(work / key, [data], None) for key, data in small.items()}
-            pieces = _weights(file, sections, total, threads)
-            with bar(f"Building {name}", total, progress) as show:
-                facts[WEIGHTS] = _write(work / WEIGHTS, pieces, show)
-            manifest = Manifest(
-                name=name,
-                befit=befit.__version__,
-                packed_layout=_native.packed_layout,
-                built_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                source=hashing.result(),
-                files={key: facts[key] for key in FILES},
-            )
-            _write(work / BUILD_MANIFEST, [manifest.to_json()], None)
-            open_build(work).close()  # what loading would refuse is not put in place
-            check_target(target, force=force)
-            _install(work, target)
+    program = models.describe(file.metadata, file.shapes, lambda key: file.tensors[key].dequantize())
+    file.check()
+    tokenizer.load(file.metadata)  # a model that cannot be served should not be built
+    formats = {key: (_format(tensor), tensor.shape) for key, tensor in file.tensors.items()}
+    sections, total = plan(program, formats)
+    small = _small_files(file, program, sections)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _check_space(target.parent, total + sum(map(len, small.values())))
+    with workshop(target) as work, ThreadPoolExecutor(1, thread_name_prefix="befit-hash") as pool:
+        hashing = pool.submit(lambda: tuple(describe_source(path.absolute()) for path in file.paths))
+        facts = {key: _write(work / key, [data], None) for key, data in small.items()}
+        pieces = _weights(file, sections, total, threads)
+        with bar(f"Building {name}", total, progress) as show:
+            facts[WEIGHTS] = _write(work / WEIGHTS, pieces, show)
+        manifest = Manifest(
+            name=name,
+            befit=befit.__version__,
+            packed_layout=_native.packed_layout,
+            built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            source=hashing.result(),
+            files={key: facts[key] for key in FILES},
+            quantised=quantised,
+        )
+        _write(work / BUILD_MANIFEST, [manifest.to_json()], None)
+        open_build(work).close()  # what loading would refuse is not put in place
+        check_target(target, force=force)
+        _install(work, target)
     return manifest
 
 
@@ -167,7 +183,7 @@ def _check_space(parent: Path, needed: int) -> None:
 
 
 @contextmanager
-def _workshop(target: Path) -> Iterator[Path]:
+def workshop(target: Path) -> Iterator[Path]:
     """A hidden folder beside the target that is removed at the end; those that killed processes left are, too.
 
     Whoever works in one holds a lock on it, so a lock that can be had says that nobody does.

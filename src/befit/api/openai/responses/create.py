@@ -43,8 +43,7 @@ async def create_response(service: Service, store: ResponseStore, http: Request)
     chat, ids = await off_loop(size(context), render, service, request, context, use)
     reply = Reply.to(service, ids, use)
     with own_names():
-        params = chat.sampling(room(ids, service.ctx, "input"), service.recommended)
-        params = await reply.confined(params)
+        params = await reply.confined(chat.sampling(room(ids, service.ctx, "input"), service.recommended))
     spell = LogprobWriter(service.tokenizer, skip_special=request.skip_special_tokens is not False)
     answer = Answer(request, name, model, params, len(ids), spell, reply.parser())
     with own_names():
