@@ -151,7 +151,7 @@ def _build(path: Path) -> Model:
 
 
 def _folder(path: Path) -> Model:
-    from befit.weights.hf_folder import CONFIG, is_hf_folder, read_json, weight_files
+    from befit.weights.hf_files import CONFIG, is_hf_folder, read_json, weight_files
     from befit.weights.safetensors import read_safetensors
 
     config_file = path / CONFIG
