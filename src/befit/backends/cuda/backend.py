@@ -228,6 +228,6 @@ class CudaBackend:
         if self.target.is_cuda:
             torch.cuda.empty_cache()
         return OutOfDeviceMemory(
-            f"{self.target.device} ran out of memory in a step of {len(batch.tokens)} tokens and {len(batch.context_len)} "
-            f"sequences: {error}. Set --memory to less, or --token-budget or --max-seqs lower."
+            f"{self.target.device} ran out of memory in a step of {len(batch.tokens)} tokens and "
+            f"{len(batch.context_len)} sequences: {error}. Set --memory to less, or --token-budget or --max-seqs lower."
         )

@@ -1,4 +1,4 @@
-"""Refusing batches that would read or write where they must not: on a card that would end the process's CUDA context."""
+"""Refusing batches that would read or write where they must not, which would end the process's CUDA context."""
 
 from __future__ import annotations
 

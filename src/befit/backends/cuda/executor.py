@@ -39,7 +39,7 @@ def fuse(program: Program) -> list[Instruction]:
 
 
 class KVPool:
-    """Keys and values of every layer, [n_blocks + 1, block_size, n_kv_heads, head_dim] each; the last page is scratch."""
+    """Keys and values of every layer, [n_blocks + 1, block_size, n_kv_heads, head_dim]; the last page is scratch."""
 
     def __init__(
         self, program: Program, n_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
@@ -73,7 +73,7 @@ class Executor:
         }
 
     def run(self, step: StepInput) -> tuple[torch.Tensor, torch.Tensor]:
-        """(what the head reads at the step's rows, float32 [R + H, hidden]; logits of the first R, float32 [R, vocab])."""
+        """(what the head reads at the rows, float32 [R + H, hidden]; logits of the first R, float32 [R, vocab])."""
         values: dict[str, torch.Tensor] = {}
         turns = {rope: ops.angles(step.positions, inv_freq, rope.scale) for rope, inv_freq in self._inv_freq.items()}
         weights = self._weights

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
+from befit.backends.cuda.size import BUCKETS
 from befit.backends.cuda.staging import Shape
 
 log = logging.getLogger("befit.cuda")
 
-BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Sequences that a recorded decode step has."""
 RECORD_AT = 2
 """A shape is recorded the second time it comes, so that a start and a first token wait for no recording."""
 

@@ -6,13 +6,11 @@ Residual sums and norms are float32; matrices, their products, and what goes bet
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
+from befit.backends.cuda.size import ATTENTION_BYTES, DEQUANTISED_BYTES
 from befit.backends.cuda.weights import Matrix, QuantMatrix
 from befit.models.program import Activation
-
-DEQUANTISED_BYTES = 256 << 20
-"""A quantised matrix is dequantised at most so many bytes at a time."""
 
 
 def embed(weight: Matrix, tokens: torch.Tensor, scale: float) -> torch.Tensor:
@@ -24,10 +22,12 @@ def embed(weight: Matrix, tokens: torch.Tensor, scale: float) -> torch.Tensor:
 def linear(x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None) -> torch.Tensor:
     """x [T, in] times the matrix [out, in] transposed, plus bias; a quantised one is dequantised in slices."""
     if not isinstance(weight, QuantMatrix):
-        return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+        return functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
     n_rows, cols = weight.shape
     step = max(1, DEQUANTISED_BYTES // (4 * cols))
-    parts = [F.linear(x, weight.rows(slice(start, start + step)).to(x.dtype)) for start in range(0, n_rows, step)]
+    parts = [
+        functional.linear(x, weight.rows(slice(start, start + step)).to(x.dtype)) for start in range(0, n_rows, step)
+    ]
     out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     return out if bias is None else out + bias.to(x.dtype)
 
@@ -40,24 +40,23 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
     """As in the reference, in float32."""
-    return F.layer_norm(x.float(), weight.shape, weight, bias, eps)
+    return functional.layer_norm(x.float(), weight.shape, weight, bias, eps)
 
 
 def activation(x: torch.Tensor, fn: Activation) -> torch.Tensor:
     """silu, or GELU by tanh or by erf, computed in float32."""
-    wide = x.float()
-    if fn == "silu":
-        out = F.silu(wide)
-    else:
-        out = F.gelu(wide, approximate="tanh" if fn == "gelu_tanh" else "none")
-    return out.to(x.dtype)
+    return _act(x.float(), fn).to(x.dtype)
 
 
 def gated(gate: torch.Tensor, up: torch.Tensor, fn: Activation) -> torch.Tensor:
     """fn(gate) * up."""
-    wide = gate.float()
-    act = F.silu(wide) if fn == "silu" else F.gelu(wide, approximate="tanh" if fn == "gelu_tanh" else "none")
-    return (act * up.float()).to(gate.dtype)
+    return (_act(gate.float(), fn) * up.float()).to(gate.dtype)
+
+
+def _act(x: torch.Tensor, fn: Activation) -> torch.Tensor:
+    if fn == "silu":
+        return functional.silu(x)
+    return functional.gelu(x, approximate="tanh" if fn == "gelu_tanh" else "none")
 
 
 def add_norm(
@@ -106,6 +105,10 @@ def attend_one(
     n_seqs, n_heads, d = q.shape
     size, n_kv = k_pages.shape[1], k_pages.shape[2]
     n = tables.shape[1] * size
+    most = max(1, ATTENTION_BYTES // (4 * n * n_kv * d))
+    if n_seqs > most:
+        parts = zip(q.split(most), tables.split(most), context.split(most), strict=True)
+        return torch.cat([attend_one(q, k_pages, v_pages, t, c, scale, window) for q, t, c in parts])
     k = k_pages[tables.long()].reshape(n_seqs, n, n_kv, d).float()
     v = v_pages[tables.long()].reshape(n_seqs, n, n_kv, d).float()
     at = torch.arange(n, device=q.device)[None, :]
@@ -134,11 +137,17 @@ def attend_many(
     pages = table[: -(-length // size)].long()
     k = k_pages[pages].reshape(-1, n_kv, d)[:length].to(q.dtype).transpose(0, 1)[None]
     v = v_pages[pages].reshape(-1, n_kv, d)[:length].to(q.dtype).transpose(0, 1)[None]
+    group = q.shape[1] // n_kv
+    if group > 1:  # written out, since torch's memory-saving kernels do not know groups
+        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     at = torch.arange(length, device=q.device)[None, :]
-    seen = at <= positions[:, None]
-    if window is not None:
-        seen &= at > positions[:, None] - window
-    out = F.scaled_dot_product_attention(
-        q.transpose(0, 1)[None], k, v, attn_mask=seen[None, None], scale=scale, enable_gqa=q.shape[1] != n_kv
-    )
-    return out[0].transpose(0, 1)
+    most = max(1, ATTENTION_BYTES // (4 * q.shape[1] * length))
+    parts = []
+    for some, places in zip(q.split(most), positions.split(most), strict=True):
+        seen = at <= places[:, None]
+        if window is not None:
+            seen &= at > places[:, None] - window
+        some = some.transpose(0, 1)[None]
+        out = functional.scaled_dot_product_attention(some, k, v, attn_mask=seen[None, None], scale=scale)
+        parts.append(out[0].transpose(0, 1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -80,17 +80,18 @@ def make_planes(fmt: QuantFormat, raw: U8, cols: int) -> Planes:
 def _integers(bits: int, q: U8) -> tuple[U8, U8 | None]:
     if bits == 8:
         return q, None
-    low = (q[:, 0::2] & 15) | (q[:, 1::2] << 4)
-    top = q >> 4
+    low: U8 = (q[:, 0::2] & np.uint8(15)) | (q[:, 1::2] << np.uint8(4))
+    top: U8 = q >> np.uint8(4)
     if bits == 4:
         return low, None
     if bits == 5:
         return low, np.packbits(top, axis=1, bitorder="little")
-    return low, top[:, 0::4] | (top[:, 1::4] << 2) | (top[:, 2::4] << 4) | (top[:, 3::4] << 6)
+    pairs: U8 = top[:, 0::2] | (top[:, 1::2] << np.uint8(2))
+    return low, pairs[:, 0::2] | (pairs[:, 1::2] << np.uint8(4))
 
 
 def _sub_scales(name: str, b: U8) -> tuple[Floats, Floats | None, npt.NDArray[np.int8], npt.NDArray[np.int8] | None]:
-    """scale, offset, sub_scale, sub_offset of K-quant blocks [rows, blocks, bytes]; where they lie: weights/blocks.py."""
+    """scale, offset, sub_scale, sub_offset of K-quant blocks [rows, blocks, bytes]; places: weights/blocks.py."""
     rows = len(b)
 
     def half(at: int) -> npt.NDArray[np.float16]:

@@ -67,7 +67,7 @@ class TorchSampler:
         )
 
     def banned(self, ahead: Sequence[int]) -> set[int]:
-        """Ids that may not follow the output and the drafts `ahead`: ends of bad words, and stop ids that come early."""
+        """Ids that may not follow the output and the drafts `ahead`: ends of bad words, stop ids that come early."""
         spec = self.spec
         longest = max((len(word) for word in spec.bad_words), default=0)
         text = [*self.output[-longest:], *ahead] if longest else []

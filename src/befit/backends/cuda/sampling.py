@@ -13,10 +13,8 @@ import torch
 
 from befit.backends.base import U32
 from befit.backends.cuda.sampler import TorchSampler, uniform
+from befit.backends.cuda.size import ROWS_AT_ONCE
 from befit.watermark import DELTA
-
-ROWS_AT_ONCE = 16
-"""Rows whose vocabularies are sorted together: about 64 bytes a row and token of the vocabulary."""
 
 _LARGEST = float(np.finfo(np.float32).max)
 

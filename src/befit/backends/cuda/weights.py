@@ -21,7 +21,7 @@ _CHUNK_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class QuantMatrix:
-    """A quantised matrix [rows, cols] as planes (see planes.py). group and unit are columns; zero: of symmetric formats."""
+    """A quantised matrix [rows, cols] as planes (see planes.py). group, unit: columns; zero: of symmetric formats."""
 
     shape: tuple[int, int]
     bits: int
@@ -45,10 +45,7 @@ class QuantMatrix:
         """These rows as float32 [n, cols]: what `QuantTensor.dequantize` gives, bit for bit."""
         low = self.low[index]
         n = low.shape[0]
-        if self.bits == 8:
-            q = low
-        else:
-            q = torch.stack((low & 15, low >> 4), dim=-1).reshape(n, -1)
+        q = low if self.bits == 8 else torch.stack((low & 15, low >> 4), dim=-1).reshape(n, -1)
         if self.high is not None:
             per = 8 if self.bits == 5 else 4
             shift = torch.arange(0, 8, 8 // per, dtype=torch.uint8, device=low.device)

@@ -11,9 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-CHUNK = 256
-MOST_CHUNKS = 64
-"""Contexts for which tables have room for more chunks have longer ones."""
+from befit.backends.cuda.size import CHUNK, MOST_CHUNKS
 
 
 @triton.jit

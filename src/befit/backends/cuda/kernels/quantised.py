@@ -115,7 +115,7 @@ def _tile(
 
 
 def linear(x: torch.Tensor, weight: QuantMatrix, bias: torch.Tensor | None, *, vector: bool) -> torch.Tensor:
-    """x [T, in] times the matrix transposed, plus bias (float32). vector: reads the matrix once a token, not in tiles."""
+    """x [T, in] times the matrix transposed, plus bias (float32). vector: reads the matrix once a token, no tiles."""
     x = x.contiguous()
     n_tokens, (n_rows, cols) = len(x), weight.shape
     out = torch.empty((n_tokens, n_rows), dtype=x.dtype, device=x.device)

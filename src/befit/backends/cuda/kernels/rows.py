@@ -1,4 +1,4 @@
-"""Kernels over the rows of a step: residual and norm, gated activation, rotation with the writing of keys and values."""
+"""Kernels over the rows of a step: residual and norm, gated activation, rotation and writing keys and values."""
 
 from __future__ import annotations
 
