@@ -17,7 +17,7 @@ from befit.backends.cuda.graphs import Graphs, Recorder, padded
 from befit.backends.cuda.sampler import TorchSampler
 from befit.backends.cuda.sampling import Row, sample, score, send_masks
 from befit.backends.cuda.staging import Shape, Staging, shape_of
-from befit.backends.cuda.weights import DTYPES, Weights
+from befit.backends.cuda.weights import DTYPES, Weights, load_weights
 from befit.errors import ConfigError, OutOfDeviceMemory
 from befit.models.program import GatedAct, Program
 from befit.weights.tensor import Tensor, Weight
@@ -27,8 +27,9 @@ class CudaBackend:
     """Implements `Backend` on a card, or on a CPU for checking.
 
     target: the device; None is what `choose_target` finds. kv_dtype: "f16" or "f32". recorder: how decode steps are
-    recorded; None is CUDA graphs on a card and not at all on a CPU. Raises ConfigError for what cannot be, and
-    OutOfDeviceMemory when the weights and the pool do not fit.
+    recorded; None is CUDA graphs on a card and not at all on a CPU. weights: those on the device already, so that
+    `tensors` is not looked at. Raises ConfigError for what cannot be, and OutOfDeviceMemory when the weights and the
+    pool do not fit.
     """
 
     name = "cuda"
@@ -45,6 +46,7 @@ class CudaBackend:
         kv_dtype: str = "f16",
         target: Target | None = None,
         recorder: Recorder | None = None,
+        weights: Weights | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         release: Callable[[Tensor], None] | None = None,
     ) -> None:
@@ -60,7 +62,9 @@ class CudaBackend:
         self.choices = Choices(self.target)
         dtype = DTYPES[self.target.compute]
         try:
-            self.weights = Weights(program, tensors, self.device, dtype, on_progress=on_progress, release=release)
+            self.weights = weights or load_weights(
+                program, tensors, self.device, dtype, on_progress=on_progress, release=release
+            )
             self.kv = KVPool(program, n_blocks, block_size, DTYPES[kv_dtype], self.device)
         except torch.OutOfMemoryError as error:
             raise OutOfDeviceMemory(

@@ -70,40 +70,10 @@ Matrix: TypeAlias = torch.Tensor | QuantMatrix
 
 
 class Weights:
-    """Every weight of a program on a device. Vectors are float32, dense matrices of the compute dtype."""
+    """Every weight of a program on a device, by name. Vectors are float32, dense matrices of the compute dtype."""
 
-    def __init__(
-        self,
-        program: Program,
-        tensors: Mapping[str, Weight],
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        on_progress: Callable[[int, int], None] | None = None,
-        release: Callable[[Tensor], None] | None = None,
-    ) -> None:
-        matrices = {op.weight for op in program.ops if isinstance(op, Embed | Linear | Logits)}
-        names = program.weight_names()
-        packed = [name for name in names if isinstance(tensors[name], PackedTensor)]
-        if packed:
-            raise ConfigError(
-                f"{len(packed)} matrices are packed for the native backend and the cuda backend cannot read them; load "
-                "the GGUF file or folder that they were built from."
-            )
-        self._all: dict[str, Matrix] = {}
-        total, done = sum(tensors[name].nbytes for name in names), 0
-        for name in names:
-            tensor = tensors[name]
-            assert not isinstance(tensor, PackedTensor)
-            if isinstance(tensor, QuantTensor):
-                self._all[name] = load_quantised(tensor, device)
-            else:
-                self._all[name] = load_dense(tensor, device, dtype if name in matrices else torch.float32)
-            if release:
-                release(tensor)
-            done += tensor.nbytes
-            if on_progress:
-                on_progress(done, total)
+    def __init__(self, by_name: dict[str, Matrix]) -> None:
+        self._all = by_name
 
     def matrix(self, name: str) -> Matrix:
         """A matrix, quantised or dense."""
@@ -121,6 +91,46 @@ class Weights:
     def clear(self) -> None:
         """Free them all."""
         self._all.clear()
+
+
+def load_weights(
+    program: Program,
+    tensors: Mapping[str, Weight],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    release: Callable[[Tensor], None] | None = None,
+) -> Weights:
+    """Bring a model's weights to the device. Raises ConfigError for weights that are packed for another backend."""
+    matrices = matrix_names(program)
+    names = program.weight_names()
+    packed = [name for name in names if isinstance(tensors[name], PackedTensor)]
+    if packed:
+        raise ConfigError(
+            f"{len(packed)} matrices are packed for the native backend and the cuda backend cannot read them; load "
+            "the GGUF file or folder that they were built from."
+        )
+    by_name: dict[str, Matrix] = {}
+    total, done = sum(tensors[name].nbytes for name in names), 0
+    for name in names:
+        tensor = tensors[name]
+        assert not isinstance(tensor, PackedTensor)
+        if isinstance(tensor, QuantTensor):
+            by_name[name] = load_quantised(tensor, device)
+        else:
+            by_name[name] = load_dense(tensor, device, dtype if name in matrices else torch.float32)
+        if release:
+            release(tensor)
+        done += tensor.nbytes
+        if on_progress:
+            on_progress(done, total)
+    return Weights(by_name)
+
+
+def matrix_names(program: Program) -> set[str]:
+    """The weights that are multiplied with, or looked up in."""
+    return {op.weight for op in program.ops if isinstance(op, Embed | Linear | Logits)}
 
 
 def load_dense(tensor: DenseTensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

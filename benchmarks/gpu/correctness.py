@@ -1,0 +1,108 @@
+"""Is it right? The same random weights in transformers and here, and each kernel beside its dequantised matrix."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import torch
+from shapes import SHAPES, program_of
+
+from befit.backends.base import StepBatch
+from befit.backends.cuda.backend import CudaBackend
+from befit.backends.cuda.choices import Choices, first, for_quantised
+from befit.backends.cuda.device import Target
+from befit.backends.cuda.dummy import dummy_matrix
+from befit.backends.cuda.weights import DTYPES
+from befit.weights.tensor import DenseTensor
+
+_NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+BOUNDS = {"f32": 1e-3, "bf16": 4e-2, "f16": 1e-2}
+
+
+def batch_of(tokens: list[int], start: int) -> StepBatch:
+    """One sequence's next tokens, all of them rows."""
+    n = len(tokens)
+    ints = lambda values: np.array(values, np.int32)  # noqa: E731
+    pages = -(-(start + n) // 16)
+    return StepBatch(
+        tokens=ints(tokens),
+        positions=ints(range(start, start + n)),
+        query_start=ints([0, n]),
+        context_len=ints([start + n]),
+        block_tables=ints(range(pages)).reshape(1, -1),
+        rows=ints(range(n)),
+        targets=ints([0] * n),
+        samplers=[None] * n,
+        logprobs=ints([-1] * n),
+    )
+
+
+def against_transformers(target: Target) -> dict[str, Any]:
+    """Relative errors of the logits of 48 tokens, prefilled and decoded, by compute type."""
+    if importlib.util.find_spec("transformers") is None:
+        return {"skipped": "transformers is not installed"}
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    hidden, layers, heads, kv, _, ffn, vocab, tied = SHAPES["tiny"]
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv,
+        intermediate_size=ffn, vocab_size=vocab, tie_word_embeddings=tied, rms_norm_eps=1e-5,
+        max_position_embeddings=8192, rope_theta=10000.0, initializer_range=0.06,
+    )  # fmt: skip
+    theirs = Qwen2ForCausalLM(config).float().eval()
+    tensors = {}
+    for name, value in theirs.state_dict().items():
+        if name == "lm_head.weight" and tied:
+            continue
+        parts = name.removeprefix("model.").split(".")
+        key = {"embed_tokens.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}.get(".".join(parts), "")
+        if parts[0] == "layers":
+            key = f"blk.{parts[1]}.{_NAMES['.'.join(parts[2:-1])]}.{parts[-1]}"
+        tensors[key] = DenseTensor(key, tuple(value.shape), "f32", value.numpy())
+    program, _ = program_of("tiny", "qwen2")
+    tokens = [int(t) for t in np.random.default_rng(0).integers(0, vocab, 48)]
+    with torch.no_grad():
+        exact = theirs(torch.tensor([tokens])).logits[0].numpy()
+    out: dict[str, Any] = {}
+    for compute in dict.fromkeys(("f32", target.compute)):
+        where = Target(target.device, compute, target.capability, target.triton)
+        backend = CudaBackend(
+            program, tensors, block_size=16, n_blocks=8, max_tokens=64, max_rows=64, kv_dtype="f32", target=where
+        )
+        parts = [backend.logits(batch_of(tokens[:40], 0))]
+        parts += [backend.logits(batch_of([token], 40 + i)) for i, token in enumerate(tokens[40:])]
+        error = float(np.linalg.norm(np.concatenate(parts) - exact) / np.linalg.norm(exact))
+        out[compute] = {"error": error, "right": error < BOUNDS[compute]}
+        backend.close()
+    return out
+
+
+def of_kernels(target: Target) -> dict[str, Any]:
+    """Relative errors of products with quantised matrices by format and tokens, and the code that made them."""
+    device, dtype = torch.device(target.device), DTYPES[target.compute]
+    generator = torch.Generator(device).manual_seed(1)
+    choices = Choices(target)
+    out: dict[str, Any] = {}
+    for form in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"):
+        weight = dummy_matrix((1000, 1024), form, device, generator)
+        for tokens in (1, 3, 16, 64, 100):
+            x = torch.randn((tokens, 1024), generator=generator, device=device, dtype=dtype)
+            exact = x.double() @ weight.rows(slice(None)).double().T
+            got = choices.linear(x, weight, None).double()
+            error = float((got - exact).norm() / exact.norm())
+            name = first(for_quantised(target, tokens)).name
+            out[f"{form} x {tokens}"] = {"code": name, "error": error, "right": error < BOUNDS[target.compute]}
+    return out
