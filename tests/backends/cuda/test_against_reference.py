@@ -148,3 +148,14 @@ def test_a_sum_and_the_norm_that_reads_it_are_one_instruction():
     sums = sum(isinstance(op, Add) for op in program.ops)
     assert sum(isinstance(op, AddNorm) for op in fused) == sums  # two a layer, the last one read by the output norm
     assert sum(isinstance(op, Norm) for op in fused) == 1
+
+
+def test_a_step_without_rows_only_writes_keys_and_values(load):
+    backend, whole = load(tiny_model("llama", storage="q4_0")), load(tiny_model("llama", storage="q4_0"))
+    seq = Seq([2, 5])
+    batch = make_batch(16, [(seq, TOKENS[:20])])
+    batch.rows = batch.targets = batch.logprobs = batch.rows[:0]
+    batch.samplers = []
+    assert len(backend.step(batch).tokens) == 0
+    after = backend.logits(make_batch(16, [(seq, TOKENS[20:21])]))
+    agree(after[0], logits_of(whole, TOKENS[:21])[-1])

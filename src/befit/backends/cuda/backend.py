@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -113,8 +114,9 @@ class CudaBackend:
                 raise ValueError(f"row {r} must have either a sampler or a target, target is {batch.targets[r]}")
         self._check(batch)
         try:
-            final, logits = self._forward(batch)
-            return self._sampled(batch, final, logits)
+            with self._current():
+                final, logits = self._forward(batch)
+                return self._sampled(batch, final, logits)
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory(batch, error) from error
 
@@ -122,7 +124,8 @@ class CudaBackend:
     def logits(self, batch: StepBatch) -> F32:
         """See `Backend.logits`."""
         self._check(batch)
-        logits: F32 = self._forward(batch)[1].cpu().numpy()
+        with self._current():
+            logits: F32 = self._forward(batch)[1].cpu().numpy()
         return logits
 
     def close(self) -> None:
@@ -132,6 +135,13 @@ class CudaBackend:
         self.kv.pages.clear()
         if self.target.is_cuda:
             torch.cuda.empty_cache()
+
+    def _current(self) -> AbstractContextManager[None]:
+        """Makes the device the current one of this thread: kernels and graphs are launched there."""
+        if not self.target.is_cuda:
+            return nullcontext()
+        current: AbstractContextManager[None] = torch.cuda.device(self.device)
+        return current
 
     def _check(self, batch: StepBatch) -> None:
         check_batch(

@@ -102,6 +102,8 @@ class Executor:
                     values[op.out] = values[op.a].float() + values[op.b].float()
                 case Logits():
                     final = values[op.x].index_select(0, step.rows)
+                    if not step.shape.rows:
+                        return final.float(), final.new_empty((0, self.program.vocab_size), dtype=torch.float32)
                     head = final[: step.shape.rows].to(self._dtype)
                     logits = self._choices.linear(head, weights.matrix(op.weight), None)
                     return final.float(), logits.float()

@@ -68,6 +68,7 @@ class Staging:
         self._host = torch.zeros(words, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._array: I32 = self._host.numpy()
         self._device = torch.zeros(words, dtype=torch.int32, device=device)
+        self._sent = torch.cuda.Event() if device.type == "cuda" else None
         self._block_size = block_size
         self._scratch = scratch
 
@@ -78,6 +79,8 @@ class Staging:
 
     def load(self, batch: StepBatch, shape: Shape) -> StepInput:
         """Write the batch, padded to `shape`, and send it. Padding is sequences of one token on the scratch page."""
+        if self._sent is not None:
+            self._sent.synchronize()  # a step without rows ends before its numbers have left
         n_tokens, n_seqs = len(batch.tokens), len(batch.context_len)
         views = self._views(self._array, shape)
         tokens, positions, slots, context, rows, tables = views
@@ -98,6 +101,8 @@ class Staging:
         chosen = batch.rows if batch.hidden is None else np.concatenate((batch.rows, batch.hidden))
         rows[: len(chosen)], rows[len(chosen) :] = chosen, 0
         self._device[: shape.words].copy_(self._host[: shape.words], non_blocking=True)
+        if self._sent is not None:
+            self._sent.record()
         return self._input(shape, batch.query_start, batch.context_len)
 
     def _input(self, shape: Shape, query_start: I32, lengths: I32) -> StepInput:

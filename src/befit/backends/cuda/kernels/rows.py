@@ -46,18 +46,15 @@ def _rope_and_write(
     if head < n_heads + n_kv:
         if head < n_heads:
             source = q_ptr + (token * n_heads + head) * width
-            target = out_ptr + (token * n_heads + head) * width
         else:
-            kv_head = head - n_heads
-            source = k_ptr + (token * n_kv + kv_head) * width
-            target = k_pages_ptr + (tl.load(slot_ptr + token).to(tl.int64) * n_kv + kv_head) * width
+            source = k_ptr + (token * n_kv + head - n_heads) * width
         x = tl.load(source + i, inside, 0.0).to(tl.float32)
         if HALF > 0:
             turned = i < 2 * HALF
             if INTERLEAVED:
+                first = i % 2 == 0
                 j = i ^ 1
                 f = i // 2
-                first = i % 2 == 0
             else:
                 first = i < HALF
                 j = tl.where(first, i + HALF, i - HALF)
@@ -67,14 +64,15 @@ def _rope_and_write(
             sin = tl.load(sin_ptr + token * HALF + f, turned, 0.0)
             x = x * cos + tl.where(first, -y, y) * sin
         if head < n_heads:
-            tl.store(target + i, x.to(out_ptr.dtype.element_ty), inside)
+            tl.store(out_ptr + (token * n_heads + head) * width + i, x.to(out_ptr.dtype.element_ty), inside)
         else:
-            tl.store(target + i, x.to(k_pages_ptr.dtype.element_ty), inside)
+            place = (tl.load(slot_ptr + token).to(tl.int64) * n_kv + head - n_heads) * width
+            tl.store(k_pages_ptr + place + i, x.to(k_pages_ptr.dtype.element_ty), inside)
     else:
         kv_head = head - n_heads - n_kv
         v = tl.load(v_ptr + (token * n_kv + kv_head) * width + i, inside, 0.0)
-        place = (tl.load(slot_ptr + token).to(tl.int64) * n_kv + kv_head) * width
-        tl.store(v_pages_ptr + place + i, v.to(v_pages_ptr.dtype.element_ty), inside)
+        v_place = (tl.load(slot_ptr + token).to(tl.int64) * n_kv + kv_head) * width
+        tl.store(v_pages_ptr + v_place + i, v.to(v_pages_ptr.dtype.element_ty), inside)
 
 
 def add_norm(
