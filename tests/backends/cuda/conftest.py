@@ -11,6 +11,7 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 if HAS_TORCH:
     import torch
 
+    torch.set_num_threads(1)  # these models are small, and threads that wait for each other cost more than they bring
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
 
