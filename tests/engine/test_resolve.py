@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from befit.backends.cuda import device
 from befit.config import EngineConfig, EngineOptions
 from befit.engine.resolve import resolve, table
 from befit.errors import ConfigError, DoesNotFit
 from befit.models.program import Attention, Program
+from befit.plan import nvml
 from befit.plan.fit import Budget
 from befit.plan.memory import Model
 
@@ -218,3 +220,43 @@ def test_the_table_names_every_setting(tmp_path: Path) -> None:
     assert len(text.splitlines()) == 7
     for part in ("tiny", "8192 tokens", "32768", "prefix cache on", "64 sequences", "512 tokens a step", "3 threads"):
         assert part in text
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a card of 16 GB, 12 of them free, that torch sees; without torch and without a card."""
+    found = [nvml.DetectedCard("NVIDIA GeForce RTX 4060 Ti", 16 * GB, 12 * GB, 288e9)]
+    monkeypatch.setattr(nvml, "detect", lambda: found)
+    monkeypatch.setattr(device, "installed", lambda: True)
+    monkeypatch.setattr(device, "choose_target", lambda: device.Target("cuda:0", "bf16", (8, 9), True))
+
+
+@pytest.mark.usefixtures("card")
+def test_a_card_is_taken_and_its_free_memory_is_what_counts(tmp_path: Path) -> None:
+    got, needed = resolved(tmp_path, available=2 * GB)
+    assert (got.backend, got.kv_dtype) == ("cuda", "f16")
+    assert (needed.available, needed.reserve) == (12 * GB, 12 * GB // 20)
+    # All that is left of a card is the KV cache's, up to what all sequences can use.
+    assert needed.fits
+    assert needed.available - needed.total < 16 * 20480
+    assert "\nbackend      cuda\n" in table(got, needed, model())
+
+
+@pytest.mark.usefixtures("card")
+def test_what_a_card_cannot_do_stays_with_the_cpu(tmp_path: Path) -> None:
+    assert config(tmp_path, kv_dtype="int8").backend == "native"
+    assert config(tmp_path, backend="native").backend == "native"
+    with pytest.raises(ConfigError, match="the cuda backend keeps keys and values as f16 or f32"):
+        config(tmp_path, backend="cuda", kv_dtype="int8")
+
+
+@pytest.mark.usefixtures("card")
+def test_a_model_that_does_not_fit_the_card_is_refused_with_the_numbers(tmp_path: Path) -> None:
+    with pytest.raises(DoesNotFit, match=r"of 12.00 GB \(memory free now, from the driver\)"):
+        resolved(tmp_path, available=64 * GB, subject=model(13 * GB))
+
+
+def test_a_card_that_only_the_driver_sees_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvml, "detect", lambda: [nvml.DetectedCard("NVIDIA L4", 24 * GB, 24 * GB, 300e9)])
+    monkeypatch.setattr(device, "installed", lambda: False)
+    assert config(tmp_path).backend == "native"

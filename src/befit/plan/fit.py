@@ -174,7 +174,7 @@ def budget(model: Model, machine: Machine, wish: Wish) -> Budget:
 def _card_weights(model: Model, element: int) -> int:
     """Bytes of weights as the CUDA backend keeps them; as stored, where the formats are not known."""
     names = model.program.weight_names()
-    if not model.formats.keys() >= set(names):
+    if not model.formats or not model.formats.keys() >= set(names):
         return model.weight_bytes
     return sum(weight_bytes(model.formats[name], model.shapes[name], element) for name in names)
 
