@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from befit.doctor.recommend import PURPOSES, recommend
+from befit.doctor.recommend import COMPLETIONS, PURPOSES, recommend
 from befit.plan.machine import Machine
 from befit.store import catalogue
 
@@ -28,6 +28,14 @@ def test_they_can_be_fetched_by_their_names(laptop: Machine) -> None:
     for each in recommend(laptop):
         assert each.command == f"befit serve {each.model}"
         assert catalogue.find(each.model) is not None
+
+
+@pytest.mark.parametrize("bandwidth", [5e9, 10e9, 20e9, 60e9, 200e9])
+def test_completions_are_by_models_that_fill_in_the_middle(laptop: Machine, bandwidth: float) -> None:
+    for each in recommend(replace(laptop, bandwidth=bandwidth)):
+        named = catalogue.find(each.model)
+        assert named is not None
+        assert named.model.fim or each.purpose != COMPLETIONS
 
 
 def test_more_bandwidth_gives_larger_models(laptop: Machine) -> None:

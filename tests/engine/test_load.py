@@ -82,6 +82,8 @@ def test_a_model_on_the_hub_is_fetched_on_first_use(
     repository = tmp_path / "hub" / "tester" / "tiny"
     repository.mkdir(parents=True)
     (repository / "tiny-Q8_0.gguf").symlink_to(source)
+    dense = tiny_model("qwen2", vocab=VOCAB)
+    write_folder(tmp_path / "hub" / "tester" / "whole", hf_config(dense), hf_arrays(dense), parts=2)
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
@@ -90,9 +92,12 @@ def test_a_model_on_the_hub_is_fetched_on_first_use(
         with LLM("hf:tester/tiny:Q8_0", ctx=64, kv_tokens=128) as llm:
             assert llm.model.name == "tester/tiny:Q8_0"
             assert llm.generate("hello", SamplingParams(max_tokens=2), use_tqdm=False)[0].outputs[0].token_ids
-    loaded = load_model("hf:tester/tiny", SMALL)  # without the hub
-    assert loaded.name == "tester/tiny"
-    loaded.close()
+        with LLM("hf:tester/whole", ctx=64, kv_tokens=128) as llm:
+            assert llm.generate("hello", SamplingParams(max_tokens=2), use_tqdm=False)[0].outputs[0].token_ids
+    for ref in ("hf:tester/tiny", "hf:tester/whole"):  # without the hub
+        loaded = load_model(ref, SMALL)
+        assert loaded.name == ref.removeprefix("hf:")
+        loaded.close()
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 from befit.errors import BefitError, CorruptFile, DownloadError, ModelNotFound
 from befit.plan import hub, source
 from befit.plan.memory import kv_bytes_per_token
-from befit.store.hub import parse
-from support.files import tiny_file
+from befit.store.repository import parse
+from support.files import VOCAB, tiny_file
+from support.hf import hf_arrays, hf_config, write_folder
 from support.hub import Hub, serve
 from support.tiny import tiny_model
 
@@ -188,9 +189,30 @@ def test_a_damaged_repository(server: Hub, hf_folder: MakeFolder, config: dict[s
     (folder / "model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(CorruptFile, match=r"model\.safetensors"):
         source.find("hf:owner/model")
+    folder = hf_folder("owner/other", config)
     (folder / "config.json").write_text("[1, 2")
     with pytest.raises(CorruptFile, match=r"config\.json"):
-        source.find("hf:owner/model")
+        source.find("hf:owner/other")
+
+
+def test_a_repository_is_planned_as_it_would_be_loaded(server: Hub, tmp_path: Path) -> None:
+    model = tiny_model("qwen2", vocab=VOCAB)
+    folder = write_folder(tmp_path / "owner" / "model", hf_config(model), hf_arrays(model))
+    found, same = source.find("hf:owner/model"), source.find(str(folder))
+    assert (found.name, found.why_not) == ("owner/model", None)
+    assert (found.program, found.weights, found.formats) == (same.program, same.weights, same.formats)
+
+
+def test_a_repository_of_other_weights_is_planned_by_its_configuration(
+    server: Hub, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    folder = tmp_path / "owner" / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32"}))
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    found = source.find("hf:owner/model")
+    assert found.weight_bytes == 4 * found.parameters
+    assert found.why_not is not None
 
 
 @pytest.mark.parametrize(

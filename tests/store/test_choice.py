@@ -55,6 +55,15 @@ def test_all_parts_of_a_split_model() -> None:
     assert choice.choose([*PARTS, "m-q8_0.gguf"], "q8_0", "r") == ("m-q8_0.gguf",)
 
 
+def test_the_index_says_which_weights_count() -> None:
+    index = {"weight_map": {"a": FOLDER[2], "b": FOLDER[3]}}
+    twice = (*FOLDER, "model-00001-of-00001.safetensors", "weights.safetensors")
+    assert choice.indexed(twice, index, "r") == tuple(FOLDER)
+    for wrong in ({"weight_map": {"a": "other.safetensors"}}, {"weight_map": {}}, {"weight_map": 3}, [], None):
+        with pytest.raises(ModelNotFound, match="names weights that it does not have"):
+            choice.indexed(twice, wrong, "r")
+
+
 def test_safetensors_and_what_belongs_to_them() -> None:
     others = ["README.md", "pytorch_model.bin", "consolidated.safetensors", "original/model.safetensors", "run.py"]
     assert choice.choose([*others, *FOLDER], None, "r") == tuple(FOLDER)

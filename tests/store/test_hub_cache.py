@@ -9,7 +9,7 @@ import pytest
 
 from befit import store
 from befit.store import hub_cache
-from befit.store.hub import Repository
+from befit.store.repository import Repository
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 

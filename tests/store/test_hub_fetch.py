@@ -19,9 +19,11 @@ import pytest
 
 from befit import store
 from befit.errors import BefitError, ConfigError, DoesNotFit, DownloadError, ModelNotFound
-from befit.store import hub_cache, hub_fetch, transfer
-from befit.store.hub import Disconnected, RemoteFile, Repository
+from befit.store import hub_cache, hub_fetch, hub_http, transfer
+from befit.store.hub import RemoteFile
 from befit.store.hub_fetch import Wanted
+from befit.store.hub_http import Disconnected
+from befit.store.repository import Repository
 from support.hub import COMMIT, Hub
 
 from .conftest import CONTENT, REPOSITORY
@@ -193,6 +195,23 @@ def test_a_hub_that_lists_names_only_is_asked_for_each_file(hub: Hub) -> None:
     assert pull().read_bytes() == CONTENT
 
 
+def test_another_servers_own_etag_says_nothing(hub: Hub) -> None:
+    def mirrors(request: BaseHTTPRequestHandler) -> bool:
+        request.send_response(200)
+        for name, value in {
+            "ETag": f'"{"ab" * 32}"',
+            "Content-Length": str(len(CONTENT)),
+            "Connection": "close",
+        }.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(CONTENT)
+        return True
+
+    hub.faults = [mirrors]
+    assert pull().read_bytes() == CONTENT
+
+
 def test_the_files_may_lie_on_another_server(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     from support.hub import serve
 
@@ -220,7 +239,7 @@ def test_a_cut_connection_goes_on_where_it_broke(hub: Hub) -> None:
 
 
 def test_a_connection_that_says_nothing_any_more_is_made_anew(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_fetch.hub, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(hub_http, "TIMEOUT_SECONDS", 0.3)
 
     def stalls(request: BaseHTTPRequestHandler) -> bool:
         request.send_response(200)

@@ -10,8 +10,8 @@ import pytest
 from befit import store
 from befit.errors import ConfigError, CorruptFile, DoesNotFit, ModelNotFound
 from befit.store import hub_cache, layout, manage
-from befit.store.hub import Repository
 from befit.store.lock import alone
+from befit.store.repository import Repository
 from support.hub import Hub
 
 from .conftest import CONTENT, REPOSITORY

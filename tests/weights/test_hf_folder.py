@@ -17,7 +17,8 @@ from befit.backends.reference import ReferenceBackend
 from befit.errors import BefitError, CorruptFile, ModelError, ModelNotFound, UnsupportedModel
 from befit.models import describe
 from befit.weights.checkpoint import open_checkpoint
-from befit.weights.hf_folder import HFFolder, weight_files
+from befit.weights.hf_files import weight_files
+from befit.weights.hf_folder import HFFolder
 from support.files import VOCAB, vocabulary
 from support.hf import hf_arrays, hf_config, stored, write_folder, write_safetensors
 from support.steps import logits_of

@@ -16,8 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from befit import backends
+from befit.backends.native.backend import NativeBackend
 from befit.errors import CorruptFile, ModelError, UnsupportedModel
 from befit.models import describe
+from befit.plan.opened import of_weights
+from befit.plan.source import find
 from befit.weights.checkpoint import open_checkpoint
 from befit.weights.hf_folder import HFFolder
 from befit.weights.packed import Made, Raw
@@ -66,17 +69,23 @@ FIXTURES = {
 
 def read(name: str, **changes: Any) -> tuple[Made, np.ndarray]:
     """What a fixture's module becomes under changed settings, and what the reference implementation says of it."""
+    parts, settings, expected = parts_of(name)
+    made = reader_of(settings | changes, name)[1]("m", parts)
+    assert made is not None
+    assert set(made.uses) == set(parts)
+    return made, expected
+
+
+def parts_of(name: str) -> tuple[dict[str, Raw], dict[str, Any], np.ndarray]:
+    """A fixture's tensors, settings and weights."""
     file = read_safetensors(HERE / f"{name}.safetensors")
-    settings = json.loads(metadata(HERE / f"{name}.safetensors")["settings"]) | changes
+    settings = json.loads(metadata(HERE / f"{name}.safetensors")["settings"])
     parts = {
         key.removeprefix("m."): Raw(key, entry.dtype, entry.shape, partial(file.raw, key))
         for key, entry in file.entries.items()
         if key != "expected"
     }
-    made = reader_of(settings, name)[1]("m", parts)
-    assert made is not None
-    assert set(made.uses) == set(parts)
-    return made, file.raw("expected").view(F32).reshape(file.entries["expected"].shape)
+    return parts, settings, file.raw("expected").view(F32).reshape(file.entries["expected"].shape)
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -208,6 +217,31 @@ def test_a_quantised_folder_runs_on_both_backends(quantised: Any, method: str) -
         assert bool(file.notes) == (method == "bitsandbytes")
 
 
+@pytest.mark.parametrize("method", FOLDERS)
+def test_what_it_takes_of_memory_is_known_before_it_is_read(quantised: Any, method: str) -> None:
+    folder, _ = quantised(method)
+    with open_checkpoint(folder) as file:
+        program = describe(file.metadata, file.shapes)
+        tensors = {name: file.tensors[name] for name in program.weight_names()}
+        facts = of_weights("tiny", str(folder), program, tensors)
+        made = NativeBackend(
+            program,
+            tensors,
+            block_size=16,
+            n_blocks=4,
+            threads=2,
+            kv_dtype="f16",
+            max_tokens=37,
+            max_rows=9,
+        )
+    beside = facts.memory["embedding"] + facts.memory["norms, biases"]
+    assert facts.buffers is not None
+    assert made.model.buffer_bytes == facts.buffers.exact(37, 9, 2)
+    assert made.weight_bytes == pytest.approx(facts.memory_bytes - beside, abs=64 * len(tensors))
+    assert find(str(folder)).memory == facts.memory
+    made.close()
+
+
 def test_biases_beside_quantised_weights_are_kept(quantised: Any) -> None:
     folder, model = quantised("awq")
     with HFFolder.open(folder) as file:
@@ -331,3 +365,23 @@ def test_a_module_with_a_width_of_its_own(name: str) -> None:
     made, expected = read(name, bits=4)
     found = MadeTensor("m", made.shape, made.format, made.make).dequantize()
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+@pytest.mark.parametrize("name", ["awq-g64", "gptq-4-sym", "gptq-3", "gptq-8-sym", "ct-4-sym-f16", "ct-3"])
+def test_scales_of_other_types(name: str, dtype: str) -> None:
+    parts, quantization, expected = parts_of(name)
+    key = "weight_scale" if "weight_scale" in parts else "scales"
+    old = parts[key].floats()
+    new = old * np.linspace(0.9, 1.1, old.size, dtype=F32).reshape(old.shape)
+    raw = stored(new, dtype)
+    parts[key] = Raw(key, dtype, old.shape, lambda: raw.view(np.uint8).reshape(-1))
+    ratio = parts[key].floats() / old
+    ratio = ratio if key == "weight_scale" else ratio.T
+    made = reader_of(quantization, name)[1]("m", parts)
+    assert made is not None
+    found = MadeTensor("m", made.shape, made.format, made.make).dequantize()
+    kept = dtype == "BF16"
+    wanted = expected * np.repeat(ratio, expected.shape[1] // ratio.shape[1], axis=1)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6 if kept else 1 / 2048, atol=1e-9)
+    assert (made.note is None) == kept

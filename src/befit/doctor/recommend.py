@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 from befit.plan import fit, known
 from befit.plan.machine import Machine
 from befit.plan.source import from_known
+from befit.store import catalogue
 
 FAMILIES = ("qwen2.5-coder", "smollm2")
 """In order of preference: the first has the widest range of sizes, writes code and fills in the middle."""
-PURPOSES = (("chat and edits", 10.0), ("completions as one types", 40.0), ("the best answers, slowly", 2.5))
-"""What a model is for, and the least bound on its tokens a second that this takes."""
+COMPLETIONS = "completions as one types"
+PURPOSES = (("chat and edits", 10.0), (COMPLETIONS, 40.0), ("the best answers, slowly", 2.5))
+"""What a model is for, and the least bound on its tokens a second that this takes. Completions need a model that fills
+in the middle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ def recommend(machine: Machine) -> list[Recommendation]:
     chosen: dict[str, Recommendation] = {}
     for purpose, least in PURPOSES:
         fast = [each for each in fitting if each.bound is None or each.bound >= least]
-        for each in fast[:1]:
+        for each in [each for each in fast if purpose != COMPLETIONS or _fills_in(each.model)][:1]:
             chosen.setdefault(each.model, _for(each, purpose))
     for each in fitting if len(chosen) < len(PURPOSES) else ():
         if len(chosen) == len(PURPOSES):
@@ -66,3 +69,8 @@ def _fitting(machine: Machine) -> Iterator[Recommendation]:
 
 def _for(each: Recommendation, purpose: str) -> Recommendation:
     return replace(each, purpose=purpose)
+
+
+def _fills_in(name: str) -> bool:
+    found = catalogue.find(name)
+    return found is not None and found.model.fim

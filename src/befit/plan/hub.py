@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from befit.errors import CorruptFile
-from befit.store.hub import Repository, parse_json, read_file
-from befit.weights.safetensors_header import LENGTH_BYTES, TensorEntry, header_length, parse_header
+from befit.store.hub import parse_json, read_file
+from befit.store.repository import Repository
+from befit.weights.safetensors_header import LENGTH_BYTES, header_length
 
 _GGUF_HEADS = (1 << 20, 8 << 20, 64 << 20)
 """How much of a GGUF file is fetched until its header is whole: large vocabularies take some megabytes."""
@@ -21,17 +23,26 @@ def read_json(repository: Repository, file: str) -> Any:
     return parse_json(read_file(repository, file)[0], f"{repository.name}/{file}")
 
 
-def read_safetensors(repository: Repository, files: list[str]) -> dict[str, TensorEntry]:
-    """The tensors of these files together, by two range requests each."""
+def fetch_folder_head(repository: Repository, files: Sequence[str], folder: Path) -> None:
+    """The files of a model in `folder`: JSON as it is, and safetensors of full length that hold their headers only.
 
-    def one(file: str) -> dict[str, TensorEntry]:
+    Each of those takes two range requests, and the header's room on the disk. Reading weights gives zeros.
+    """
+
+    def one(file: str) -> None:
+        path = folder / file
+        if not file.endswith(".safetensors"):
+            path.write_bytes(read_file(repository, file)[0])
+            return
         where = f"{repository.name}/{file}"
-        length = header_length(read_file(repository, file, 0, LENGTH_BYTES)[0], where)
-        return parse_header(read_file(repository, file, LENGTH_BYTES, length)[0], where)
+        start, size = read_file(repository, file, 0, LENGTH_BYTES)
+        header, _ = read_file(repository, file, LENGTH_BYTES, header_length(start, where))
+        with path.open("wb") as head:
+            head.write(start + header)
+            head.truncate(max(size, len(start) + len(header)))
 
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        parts = list(pool.map(one, files))
-    return {name: entry for part in parts for name, entry in part.items()}
+        list(pool.map(one, files))
 
 
 def fetch_gguf_head(repository: Repository, file: str, folder: Path) -> Path:

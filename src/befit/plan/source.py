@@ -17,10 +17,13 @@ from befit.plan.architecture import Architecture
 from befit.plan.config_json import from_config, from_gguf
 from befit.plan.memory import Model, Shapes, by_class, parameters, shares
 from befit.store import catalogue, choice
-from befit.store.hub import Repository, list_files, parse
+from befit.store.hub import list_files
+from befit.store.repository import Repository, parse
 from befit.weights.hf_config import ARCHITECTURES
 from befit.weights.safetensors_header import TensorEntry
 
+_SMALL = ("config.json", "index.json")
+"""How the files beside the weights end that say how those are to be read."""
 _DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "float8_e4m3fn": 8, "int8": 8}
 _DENSE = {"float32": "f32", "f32": "f32", "float16": "f16", "f16": "f16", "bfloat16": "bf16", "bf16": "bf16"}
 
@@ -51,7 +54,7 @@ def find(ref: str) -> Model:
 def _local(path: Path, name: str) -> Model:
     if not path.is_dir():
         return _gguf(path, name, str(path))
-    return _build(path) if store.is_build(str(path)) else _folder(path)
+    return _build(path) if store.is_build(str(path)) else replace(_folder(path), name=name)
 
 
 def _named(ref: str, named: catalogue.Named) -> Model:
@@ -148,7 +151,7 @@ def _build(path: Path) -> Model:
 
 
 def _folder(path: Path) -> Model:
-    from befit.weights.hf_folder import CONFIG, is_hf_folder, read_json, weight_files
+    from befit.weights.hf_files import CONFIG, is_hf_folder, read_json, weight_files
     from befit.weights.safetensors import read_safetensors
 
     config_file = path / CONFIG
@@ -205,16 +208,17 @@ def of_repository(repository: Repository) -> Model:
 def _remote(repository: Repository) -> Model:
     where = f"{repository.endpoint}/{repository.name}"
     files = list(list_files(repository).files)
+    if choice.CONFIG in files and not any(file.lower().endswith((".gguf", ".safetensors")) for file in files):
+        return _from_config(repository.name, where, hub.read_json(repository, choice.CONFIG), {}, None)
     chosen = choice.choose(files, repository.file, repository.name)
     if chosen[0].lower().endswith(".gguf"):
         return _remote_gguf(repository, chosen, where)
-    config = hub.read_json(repository, choice.CONFIG)
-    weights = [file for file in chosen if file.endswith(".safetensors")]
-    if choice.INDEX in files:  # a repository may hold the weights twice: the index says which files count
-        listed = hub.read_json(repository, choice.INDEX)
-        if isinstance(listed, dict) and isinstance(listed.get("weight_map"), dict):
-            weights = sorted(set(map(str, listed["weight_map"].values())))
-    return _from_config(repository.name, where, config, hub.read_safetensors(repository, weights), None)
+    if choice.INDEX in chosen:
+        chosen = choice.indexed(chosen, hub.read_json(repository, choice.INDEX), repository.name)
+    with hub.temporary_folder() as folder:
+        wanted = [file for file in chosen if file.endswith((".safetensors", *_SMALL))]
+        hub.fetch_folder_head(repository, wanted, Path(folder))
+        return replace(_folder(Path(folder)), name=repository.name, origin=where)
 
 
 def _remote_gguf(repository: Repository, files: Sequence[str], where: str) -> Model:

@@ -16,7 +16,7 @@ from befit.errors import ModelNotFound
 from befit.store import names
 
 if TYPE_CHECKING:
-    from befit.store.hub import Repository
+    from befit.store.repository import Repository
 
 DEFAULT_MODEL = "smollm2:135m"
 
@@ -78,7 +78,7 @@ class Named:
     @property
     def repository(self) -> Repository:
         """Where the hub has it."""
-        from befit.store.hub import Repository
+        from befit.store.repository import Repository
 
         return Repository(self.model.gguf, file=self.quantisation)
 

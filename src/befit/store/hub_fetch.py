@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from befit.errors import DownloadError, ModelNotFound
+from befit.errors import DownloadError
 from befit.store import choice, hub, hub_cache, transfer
-from befit.store.hub import Listing, RemoteFile, Repository
+from befit.store.hub import Listing, RemoteFile
 from befit.store.lock import alone
+from befit.store.repository import Repository
 
 MARGIN = 64 << 20
 """Bytes of disk that a download leaves free."""
@@ -57,8 +58,9 @@ def pull(repository: Repository, name: str, progress: bool = True, admit: Admit 
 def _pull(repository: Repository, name: str, progress: bool, admit: Admit | None) -> Path:
     listing = transfer.patiently(lambda: hub.list_files(repository))
     paths = choice.choose(list(listing.files), repository.file, repository.name)
-    if not paths[0].lower().endswith(".gguf"):
-        paths = _indexed(listing, paths)
+    if choice.INDEX in paths:
+        index = hub.parse_json(hub.read_file(listing.pinned, choice.INDEX)[0], choice.INDEX)
+        paths = choice.indexed(paths, index, repository.name)
     listing, files = _described(listing, [listing.files[path] for path in paths])
     wanted = Wanted(replace(listing.pinned, file=paths[0] if paths[0].lower().endswith(".gguf") else None), files)
     missing = [file for file in files if not _is_there(listing, file)]
@@ -74,19 +76,6 @@ def _pull(repository: Repository, name: str, progress: bool, admit: Admit | None
     if found is None:
         raise DownloadError(f"{name} is not in {hub_cache.place(repository)} although it was fetched; run it again.")
     return found.path
-
-
-def _indexed(listing: Listing, paths: tuple[str, ...]) -> tuple[str, ...]:
-    """Without the weights that the index does not name: some repositories hold everything twice."""
-    if choice.INDEX not in paths:
-        return paths
-    index = hub.parse_json(hub.read_file(listing.pinned, choice.INDEX)[0], f"{listing.repository.name}/{choice.INDEX}")
-    named = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(named, dict) or not set(map(str, named.values())) <= set(listing.files):
-        raise ModelNotFound(f"{listing.repository.name}: its index names weights that it does not have.")
-    weights = set(map(str, named.values()))
-    beside = [path for path in paths if not path.endswith(".safetensors")]
-    return (*beside, *sorted(weights))
 
 
 def _described(listing: Listing, files: list[RemoteFile]) -> tuple[Listing, tuple[RemoteFile, ...]]:

@@ -48,12 +48,9 @@ def find(ref: str, *, fetchable: bool = False) -> Path | None:
     """Like `resolve`, but None for what is not here and could be fetched. What is damaged counts as not here where it
     is `fetchable`."""
     if ref.startswith("hf:"):
-        from befit.store import hub, hub_cache
+        from befit.store import hub_cache, repository
 
-        repository = hub.parse(ref)
-        if repository is None:
-            raise ModelNotFound(f"{ref!r} is no repository: write hf:OWNER/REPOSITORY[@REVISION][:FILE].")
-        cached = hub_cache.find(repository)
+        cached = hub_cache.find(repository.require(ref))
         return cached.path if cached else None
     if ref.startswith("ollama:"):
         from befit.store import ollama
@@ -76,9 +73,9 @@ def _no_path(ref: str) -> ModelNotFound:
         return ModelNotFound(
             f"{ref} is a folder without a config.json and befit did not build it; name the .gguf file in it."
         )
-    from befit.store import hub
+    from befit.store import repository
 
-    hint = f" For a repository on the hub write hf:{ref}" if hub.parse(ref) and ref[0] not in "~." else ""
+    hint = f" For a repository on the hub write hf:{ref}" if repository.parse(ref) and ref[0] not in "~." else ""
     return ModelNotFound(f"there is no file {ref}.{hint}")
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from befit.errors import ConfigError, DoesNotFit, ModelNotFound
-from befit.store import catalogue, choice, hub, hub_cache, inventory, layout, lookup, names
+from befit.store import catalogue, choice, hub_cache, inventory, layout, lookup, names, repository
 from befit.store.layout import Manifest
 from befit.store.lock import alone
 
@@ -165,8 +165,7 @@ def removal(ref: str) -> Removal:
     if ref.startswith("ollama:"):
         raise ConfigError(f"{ref} belongs to Ollama; remove it with: ollama rm {ref.removeprefix('ollama:')}")
     if ref.startswith("hf:"):
-        repository = hub.parse(ref)
-        cached = hub_cache.find(repository) if repository else None
+        cached = hub_cache.find(repository.require(ref))
         if cached is None:
             raise ModelNotFound(f"{ref} is not in the hub's cache, {hub_cache.folder()}.")
         return _from_cache(ref, cached)

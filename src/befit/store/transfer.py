@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from befit.errors import DownloadError
-from befit.store import hub
-from befit.store.hub import RemoteFile, Repository
+from befit.store import hub_http
+from befit.store.hub import RemoteFile
+from befit.store.repository import Repository
 
 ATTEMPTS = 6
 """Tries that bring no byte, one after another, until it is given up."""
@@ -78,8 +79,8 @@ def _complete(repository: Repository, file: RemoteFile, out: FileIO, on_bytes: C
         try:
             _append(repository, file, out, digest, on_bytes)
             if out.tell() == before:
-                raise hub.Disconnected(f"{repository.url(file.path)}: the connection ended before a byte came.")
-        except (hub.Disconnected, hub.Refused) as error:
+                raise hub_http.Disconnected(f"{repository.url(file.path)}: the connection ended before a byte came.")
+        except (hub_http.Disconnected, hub_http.Refused) as error:
             failures = 1 if out.tell() > before else failures + 1
             if not _wait(error, failures):
                 kept = f" {out.tell():,} of {file.size:,} bytes are kept: run the same again to go on."
@@ -94,19 +95,19 @@ def patiently(ask: Callable[[], Answered]) -> Answered:
     while True:
         try:
             return ask()
-        except hub.Disconnected:
+        except hub_http.Disconnected:
             if failures:
                 raise
             failures += 1
-        except hub.Refused as error:
+        except hub_http.Refused as error:
             failures += 1
             if not _wait(error, failures):
                 raise
 
 
-def _wait(error: hub.Disconnected | hub.Refused, failures: int) -> bool:
+def _wait(error: hub_http.Disconnected | hub_http.Refused, failures: int) -> bool:
     """Wait as long as the hub wishes, and longer with each failure; False when it is time to give up."""
-    wished = error.wait if isinstance(error, hub.Refused) else 0.0
+    wished = error.wait if isinstance(error, hub_http.Refused) else 0.0
     if wished is None or wished > LONGEST_WAIT or failures >= ATTEMPTS:
         return False
     seconds = max(wished, min(0.5 * 2**failures, 10.0))
@@ -120,7 +121,7 @@ def _append(
 ) -> None:
     assert file.size is not None
     at = out.tell()
-    with hub.stream(repository, repository.url(file.path), at) as answer:
+    with hub_http.stream(repository, repository.url(file.path), at) as answer:
         if answer.digest not in (None, file.digest) and len(answer.digest or "") == len(file.digest or ""):
             raise Changed(f"{file.path} changed on the hub while it was fetched: it is {answer.digest} now.")
         if answer.total not in (None, file.size) or answer.start > at:
