@@ -163,7 +163,7 @@ class Lowering:
             self._select(i)
 
     def _select(self, i: int) -> None:
-        """Behind op i, the last attention, only the tokens whose logits are wanted are computed: a prompt's last one."""
+        """Behind op i, the last attention, only the tokens whose logits are wanted are computed."""
         values = {self._current[name] for name in self._uses.live_after(i)}
         plain = {value for buffer, value in self._values.items() if self._uses.forms(buffer).floats}
         if values <= plain:
