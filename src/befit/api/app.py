@@ -15,6 +15,7 @@ import befit
 from befit.api.answers import json_response
 from befit.api.anthropic import routes as anthropic
 from befit.api.body import read_body
+from befit.api.description.openapi import openapi
 from befit.api.generation import ClientGoneError
 from befit.api.guard.middleware import Guard, Rules
 from befit.api.llamacpp.infill import create_completion as create_llamacpp_completion
@@ -27,10 +28,10 @@ from befit.api.openai.chat import create_chat_completion
 from befit.api.openai.completions import create_completion
 from befit.api.openai.embeddings import create_embeddings
 from befit.api.openai.models import describe_model, list_models
-from befit.api.openai.openapi import openapi
 from befit.api.openai.request_body import json_object
 from befit.api.openai.responses.routes import add_response_routes
 from befit.api.openai.tokens import detokenize, tokenize
+from befit.api.page.routes import add_page_routes
 from befit.api.problem import Problem
 from befit.api.service import Service
 from befit.api.shapes import error_answer
@@ -89,6 +90,7 @@ def create_app(
     anthropic.add_anthropic_routes(app, service)
     add_ollama_routes(app, service)
     _add_server_routes(app, service)
+    add_page_routes(app, service)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -1,0 +1,68 @@
+"""A real browser before a real server, on a model with random weights that fills in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.conftest import ServerProcess
+from support.files import CONTROL, tiny_file
+from support.tokenizers import QWEN
+
+KEY = "a-key-for-the-page"
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BEFIT_TEST_PAGE_MODEL is a model to show instead, for pictures."""
+    given = os.environ.get("BEFIT_TEST_PAGE_MODEL")
+    if given:
+        return Path(given)
+    folder = tmp_path_factory.mktemp("coder")
+    return tiny_file(folder / "tiny.gguf", "qwen2", control=[*CONTROL, *QWEN], context=4096)
+
+
+@pytest.fixture(scope="session")
+def server(model: Path) -> Iterator[ServerProcess]:
+    server = ServerProcess(model, "--kv-tokens", "16384", "--ctx", "4096", "--served-name", "coder")
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def guarded(model: Path) -> Iterator[ServerProcess]:
+    server = ServerProcess(model, "--kv-tokens", "16384", "--ctx", "4096", "--api-key", KEY)
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium: the one that is installed, else playwright's own."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A tab. What a script throws, the policy forbids or the page asks another host for fails the test."""
+    context = browser.new_context(viewport={"width": 1024, "height": 860})
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if "Content Security" in message.text else None)
+    hosts: set[str] = set()
+    page.on("request", lambda request: hosts.add(request.url.split("/")[2]))
+    yield page
+    context.close()
+    assert wrong == []
+    assert len(hosts) <= 1
