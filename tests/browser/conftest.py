@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +18,6 @@ KEY = "a-key-for-the-page"
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """BEFIT_TEST_PAGE_MODEL is a model to show instead, for pictures."""
-    given = os.environ.get("BEFIT_TEST_PAGE_MODEL")
-    if given:
-        return Path(given)
     folder = tmp_path_factory.mktemp("coder")
     return tiny_file(folder / "tiny.gguf", "qwen2", control=[*CONTROL, *QWEN], context=4096)
 
@@ -30,6 +25,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(model: Path) -> Iterator[ServerProcess]:
     server = ServerProcess(model, "--kv-tokens", "16384", "--ctx", "4096", "--served-name", "coder")
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def slow(smollm2_path: Path) -> Iterator[ServerProcess]:
+    """A model that takes its time and does not end after a few tokens."""
+    server = ServerProcess(smollm2_path, "--kv-tokens", "4096", "--ctx", "4096")
     yield server
     assert server.stop() == 0
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from e2e.conftest import ServerProcess
+
 from .conftest import KEY
 
 pytestmark = pytest.mark.browser
@@ -36,7 +38,7 @@ def test_a_chat_is_streamed_and_gone_on_with(page, server):
     page.goto(server.url)
     until(page, "document.getElementById('model').textContent.includes('4096')")
     for turn in (1, 2):
-        page.fill("#chat-input", "Hello")
+        page.fill("#chat-input", "Hello " * 20)
         status = generate(page, "#panel-chat .go")
         assert "TTFT" in status
         assert "out" in status
@@ -46,16 +48,16 @@ def test_a_chat_is_streamed_and_gone_on_with(page, server):
     assert page.locator("#log .turn").count() == 0
 
 
-def test_enter_sends_and_stop_stops(page, server):
-    page.goto(server.url)
-    page.fill("#chat-input", "Go on")
+def test_enter_sends_and_stop_stops(page, slow):
+    page.goto(slow.url)
+    page.fill("#chat-input", "Write a long story.")
     page.evaluate("document.getElementById('max_tokens').value = 4000")
     page.press("#chat-input", "Enter")
     until(page, "document.querySelector('.turn.assistant').textContent.length > 10")
     assert page.is_disabled("#panel-chat .go")
     page.click("#panel-chat .stop")
     until(page, "document.getElementById('status').textContent === 'Stopped.'")
-    server.until_idle()
+    slow.until_idle()
     assert page.is_enabled("#panel-chat .go")
 
 
@@ -165,13 +167,17 @@ def test_the_description_lists_routes_and_finds_fields(page, server):
 
 
 @pytest.mark.skipif("BEFIT_TEST_PICTURES" not in os.environ, reason="draws the pictures of the documents")
+@pytest.mark.qwen
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pictures(page, server, scheme):
+def test_pictures(page, qwen_path, scheme):
+    server = ServerProcess(qwen_path, "--kv-tokens", "8192", "--ctx", "4096", "--served-name", "qwen2.5-coder:0.5b")
     page.emulate_media(color_scheme=scheme)
     page.goto(server.url)
     until(page, "document.getElementById('model').textContent.includes('4096')")
     page.evaluate("document.getElementById('temperature').value = 0")
-    page.fill("#chat-input", "Write a Python function that reverses a linked list. Only code.")
-    generate(page, "#panel-chat .go", 160)
-    page.wait_for_timeout(1500)
+    page.fill("#chat-input", "Write a Python class for a linked list. Only code.")
+    page.click("#panel-chat .go")
+    until(page, "document.getElementById('log').textContent.length > 900")
+    until(page, "Number(document.getElementById('m-rate').textContent) > 10")
     page.screenshot(path=str(Path(os.environ["BEFIT_TEST_PICTURES"]) / f"page-{scheme}.png"))
+    server.stop()

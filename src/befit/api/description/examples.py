@@ -18,6 +18,7 @@ _TOOL = {
 
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": _CHAT, "max_tokens": 128},
+    "/chat/completions": {"messages": _CHAT, "max_tokens": 128},
     "/v1/completions": {"prompt": _CODE, "max_tokens": 64, "temperature": 0},
     "/v1/responses": {"input": "What is a monad?", "max_output_tokens": 128},
     "/v1/responses/input_tokens": {"input": "What is a monad?"},

@@ -38,6 +38,7 @@ BODIES: dict[str, type[BaseModel]] = {
 }
 SCHEMAS: dict[str, type[BaseModel]] = {
     **BODIES,
+    "/chat/completions": ChatRequest,
     "/infill": InfillRequest,
     "/completion": RawRequest,
     "/apply-template": TemplateRequest,
