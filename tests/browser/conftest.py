@@ -38,6 +38,13 @@ def slow(smollm2_path: Path) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture(scope="session")
+def coder(qwen_path: Path) -> Iterator[ServerProcess]:
+    server = ServerProcess(qwen_path, "--kv-tokens", "8192", "--ctx", "4096", "--served-name", "qwen2.5-coder:0.5b")
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture(scope="session")
 def guarded(model: Path) -> Iterator[ServerProcess]:
     server = ServerProcess(model, "--kv-tokens", "16384", "--ctx", "4096", "--api-key", KEY)
     yield server

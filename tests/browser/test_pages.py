@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from e2e.conftest import ServerProcess
-
 from .conftest import KEY
 
 pytestmark = pytest.mark.browser
@@ -169,10 +167,9 @@ def test_the_description_lists_routes_and_finds_fields(page, server):
 @pytest.mark.skipif("BEFIT_TEST_PICTURES" not in os.environ, reason="draws the pictures of the documents")
 @pytest.mark.qwen
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pictures(page, qwen_path, scheme):
-    server = ServerProcess(qwen_path, "--kv-tokens", "8192", "--ctx", "4096", "--served-name", "qwen2.5-coder:0.5b")
+def test_pictures(page, coder, scheme):
     page.emulate_media(color_scheme=scheme)
-    page.goto(server.url)
+    page.goto(coder.url)
     until(page, "document.getElementById('model').textContent.includes('4096')")
     page.evaluate("document.getElementById('temperature').value = 0")
     page.fill("#chat-input", "Write a Python class for a linked list with append, insert, remove and reverse.")
@@ -180,4 +177,3 @@ def test_pictures(page, qwen_path, scheme):
     until(page, "document.getElementById('log').textContent.length > 500")
     until(page, "Number(document.getElementById('m-rate').textContent) > 10")
     page.screenshot(path=str(Path(os.environ["BEFIT_TEST_PICTURES"]) / f"page-{scheme}.png"))
-    server.stop()
