@@ -115,6 +115,6 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """BEFIT_TEST_RECORD writes the page after a whole run."""
+    """BEFIT_TEST_RECORD writes what the tests of this run sent, if all of them passed."""
     if os.environ.get("BEFIT_TEST_RECORD") and exitstatus == 0:
         compatibility.write(_CALLS)

@@ -25,7 +25,7 @@ from .conftest import ServerProcess
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(900)]
 
-EXAMPLES = int(os.environ.get("BEFIT_TEST_FUZZ", "100"))
+EXAMPLES = int(os.environ.get("BEFIT_TEST_FUZZ", "120"))
 """Requests to a route that are made at random; many more are made by rule, one for each field and kind of value."""
 TGI_FAILED = 424
 """TGI's word for what the server has wrong."""

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+TESTS = Path(__file__).parents[1] / "e2e"
 START = "<!-- recorded: BEFIT_TEST_RECORD=1 pytest tests/e2e -->"
 AGENTS = {
     "openai": "openai",
@@ -194,7 +195,27 @@ def differences(test: str, calls: list[Call], rows: Rows) -> list[str]:
     return found
 
 
+def exists(test: str) -> bool:
+    """Whether there is such a test."""
+    file, _, name = test.partition("::")
+    path = TESTS / file
+    return path.is_file() and f"def {name.partition('[')[0]}(" in path.read_text("utf-8")
+
+
+def merge(calls: dict[str, list[Call]], rows: Rows) -> Rows:
+    """The rows of tests that have not run stay; a field that has one of them gets no other."""
+    kept: Rows = {key: fields for key, fields in rows.items() if key[2] not in calls and exists(key[2])}
+    known: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for (client, path, _), fields in kept.items():
+        known[client, path] |= fields
+    fresh = choose(calls)
+    for (client, path, test), fields in fresh.items():
+        if left := fields - known[client, path]:
+            kept[client, path, test] = left
+    return kept
+
+
 def write(calls: dict[str, list[Call]]) -> None:
-    """Put the tables of a whole run into the page."""
+    """Put what a run has recorded into the page."""
     text = PAGE.read_text("utf-8")
-    PAGE.write_text(text.partition(START)[0] + render(choose(calls)), "utf-8")
+    PAGE.write_text(text.partition(START)[0] + render(merge(calls, read(text))), "utf-8")
