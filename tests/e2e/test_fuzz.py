@@ -47,7 +47,7 @@ def test_no_request_is_the_servers_fault(small: ServerProcess, tmp_path: Path) -
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{small.url}/openapi.json"]
     command += ["--checks", "not_a_server_error", "--max-examples", str(EXAMPLES), "--continue-on-failure"]
     command += ["--suppress-health-check", "all", "--warnings", "off", "--no-color", "--generation-database", "none"]
-    command += ["--phases", "examples,coverage,fuzzing", "--request-timeout", "30", "--seed", "1"]
+    command += ["--phases", "examples,coverage,fuzzing", "--request-timeout", "120", "--seed", "1"]
     command += ["--report-har-path", str(report)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-20000:]
@@ -64,7 +64,7 @@ def test_nor_is_one_that_is_right_but_for_a_field(small: ServerProcess) -> None:
     schemathesis = pytest.importorskip("schemathesis")
     description = schemathesis.openapi.from_url(f"{small.url}/openapi.json")
     statuses: Counter[int] = Counter()
-    with httpx.Client(base_url=small.url, timeout=30) as client:
+    with httpx.Client(base_url=small.url, timeout=120) as client:
 
         def ask(path: str, case: Any) -> None:
             made = case.body if isinstance(case.body, dict) else {}
