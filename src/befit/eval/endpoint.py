@@ -94,13 +94,14 @@ def open_endpoint(
     model: Path | None, url: str | None, *, name: str = "", api_key: str = "", options: Sequence[str] = ()
 ) -> Iterator[Endpoint]:
     """The server at `url`, or one that is started for `model` with more options of befit serve."""
-    if url is not None:
-        yield Endpoint(Target(url, model=name, api_key=api_key))
-        return
-    port = free_port()
-    with ending_on_sigterm(), ServerProcess("befit", befit_command(str(model), port, options), port) as server:
-        server.wait_ready()
-        yield Endpoint(Target(f"http://127.0.0.1:{port}/v1"))
+    with ending_on_sigterm():
+        if url is not None:
+            yield Endpoint(Target(url, model=name, api_key=api_key))
+            return
+        port = free_port()
+        with ServerProcess("befit", befit_command(str(model), port, options), port) as server:
+            server.wait_ready()
+            yield Endpoint(Target(f"http://127.0.0.1:{port}/v1"))
 
 
 def ask_all(
@@ -108,10 +109,11 @@ def ask_all(
 ) -> None:
     """ask(job) for every job, `concurrency` of them at once; on_done is called in this thread, in any order.
 
-    The first error is raised once what runs has ended; jobs that have not begun are left.
+    The first error is raised at once; what runs is not waited for, and what has not begun is left.
     """
     source = iter(jobs)
-    with ThreadPoolExecutor(concurrency) as pool:
+    pool = ThreadPoolExecutor(concurrency)
+    try:
         running = {pool.submit(ask, job): job for job in islice(source, concurrency)}
         while running:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -119,3 +121,5 @@ def ask_all(
                 job = running.pop(future)
                 on_done(job, future.result())
                 running.update((pool.submit(ask, following), following) for following in islice(source, 1))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
