@@ -27,6 +27,7 @@ VERBS = (
     "rm",
     "du",
     "bench",
+    "eval",
 )
 
 
