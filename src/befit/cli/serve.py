@@ -93,9 +93,9 @@ def command(
                 tool_parser=None if tool_parser == "auto" else tool_parser,
                 **guard,
             )
-            tools = app.state.service.tools
+            tools = app.state.fleet.services[0].tools
             click.echo(f"tool calls: {tools.form.name} ({tools.why})")
-            serve(app, engine, host, port, sock=listener, on_ready=_announce)
+            serve(app, host, port, sock=listener, on_ready=_announce)
         finally:
             loaded.close()
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from befit.api.body import read_body
 from befit.api.generation import off_loop, room
 from befit.api.message import MessageParser, Reasoning, ToolCall
+from befit.api.models.fleet import Fleet
 from befit.api.ollama.answer import Answer, logprobs
 from befit.api.ollama.respond import fitting, loaded, respond
 from befit.api.ollama.types import ChatRequest
@@ -27,11 +28,12 @@ from befit.engine.outputs import Delta
 from befit.errors import InvalidRequest, UnsupportedField
 
 
-async def chat(service: Service, http: Request) -> Response:
+async def chat(fleet: Fleet, http: Request) -> Response:
     """Validate, admit, then stream or answer whole."""
     began = time.monotonic()
     body = await read_body(http)
     request = parse(ChatRequest, body)
+    service = await fleet.service(request.asked)
     model = service.model_name(request.asked)
     if not request.messages:
         return loaded(model, request.ignored, {"message": {"role": "assistant", "content": ""}})

@@ -13,6 +13,7 @@ from befit.api.body import read_body
 from befit.api.fim import require
 from befit.api.generation import encode, off_loop, room
 from befit.api.message import Message, MessageParser, Reasoning
+from befit.api.models.fleet import Fleet
 from befit.api.ollama.answer import Answer, logprobs
 from befit.api.ollama.respond import fitting, loaded, respond
 from befit.api.ollama.types import GenerateRequest
@@ -23,10 +24,11 @@ from befit.api.service import Service
 from befit.engine.outputs import Delta
 
 
-async def generate(service: Service, http: Request) -> Response:
+async def generate(fleet: Fleet, http: Request) -> Response:
     """Validate, admit, then stream or answer whole."""
     began = time.monotonic()
     request = parse(GenerateRequest, await read_body(http))
+    service = await fleet.service(request.asked)
     model = service.model_name(request.asked)
     if not request.prompt and not request.suffix:
         return loaded(model, request.ignored, {"response": ""})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,22 +15,25 @@ OLLAMA_VERSION = "0.12.0"
 _FOREVER = timedelta(days=365 * 100)
 
 
-def tags(service: Service) -> dict[str, Any]:
-    """The served names; each is the same model."""
-    return {"models": [_entry(service, name) for name in service.names]}
+def tags(services: Sequence[Service]) -> dict[str, Any]:
+    """The served names; a model may have several."""
+    return {"models": [_entry(service, name) for service in services for name in service.names]}
 
 
-def running(service: Service) -> dict[str, Any]:
+def running(services: Sequence[Service]) -> dict[str, Any]:
     """The models in memory."""
     until = (datetime.now(UTC) + _FOREVER).isoformat()
-    entries = [_entry(service, name) for name in service.names]
     return {
-        "models": [{**entry, "size_vram": 0, "expires_at": until, "context_length": service.ctx} for entry in entries]
+        "models": [
+            {**_entry(service, name), "size_vram": 0, "expires_at": until, "context_length": service.ctx}
+            for service in services
+            for name in service.names
+        ]
     }
 
 
 def show(service: Service, name: str | None) -> dict[str, Any]:
-    """One model. Raises ModelNotFound."""
+    """One model."""
     served = service.model_name(name)
     model = service.engine.model
     listed = {key: value for key, value in model.metadata.items() if not isinstance(value, list | tuple | bytes)}

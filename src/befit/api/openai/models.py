@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from befit.api.service import Service
 
 
-def list_models(service: Service) -> dict[str, Any]:
-    """The list of names; each is the same model."""
-    return {"object": "list", "data": [describe_model(service, name) for name in service.names]}
+def list_models(services: Sequence[Service]) -> dict[str, Any]:
+    """The list of names; a model may have several."""
+    return {"object": "list", "data": [describe_model(service, name) for service in services for name in service.names]}
 
 
 def describe_model(service: Service, name: str) -> dict[str, Any]:
-    """One entry. Raises ModelNotFound for a name that is not served."""
+    """One entry."""
     return {
         "id": service.model_name(name),
         "object": "model",
