@@ -117,6 +117,19 @@ class FakeEngine:
             grammars=grammars,
         )
 
+    @property
+    def idle(self) -> bool:
+        return self.open == 0
+
+    async def start(self) -> None:
+        self.alive = True
+
+    async def drain(self, timeout: float | None = None) -> bool:
+        return True
+
+    async def stop(self) -> None:
+        self.alive = False
+
     def stats(self) -> EngineStats:
         return EngineStats(
             running=self.open,

@@ -22,7 +22,8 @@ from befit.api.llamacpp.infill import create_infill
 from befit.api.llamacpp.props import apply_template, properties
 from befit.api.metrics import CONTENT_TYPE, Metrics, render
 from befit.api.middleware import RequestScope
-from befit.api.models.fleet import Fleet
+from befit.api.models.fleet import Fleet, Holding
+from befit.api.models.member import Loaded, Member
 from befit.api.ollama.routes import add_ollama_routes
 from befit.api.openai.chat import create_chat_completion
 from befit.api.openai.completions import create_completion
@@ -67,11 +68,17 @@ def create_app(
         chat_template = ChatTemplate.from_metadata(model.metadata, model.tokenizer, beside=model.path)
     metrics = Metrics(engine.stats, served_name)
     engine.observer = metrics
-    service = Service(
-        engine, (served_name, *aliases), chat_template, metrics, befit.__version__, tool_parser=tool_parser
-    )
-    fleet = Fleet([service])
+    names = (served_name, *aliases)
+    service = Service(engine, names, chat_template, metrics, befit.__version__, tool_parser=tool_parser)
+    member = Member(names, engine.model.name, engine.model.path, default=None, loaded=Loaded(service))
+    return create_fleet_app(Fleet([member]), rules=rules, origins=origins)
+
+
+def create_fleet_app(fleet: Fleet, *, rules: Rules | None = None, origins: Sequence[str] = ()) -> FastAPI:
+    """An ASGI application that serves the models of `fleet`; the other arguments are those of `create_app`."""
     app = FastAPI(title="befit", version=befit.__version__, docs_url=None, redoc_url=None)
+    if fleet.loader is not None:
+        app.add_middleware(Holding, fleet=fleet)
     if rules is not None:
         app.add_middleware(Guard, rules=rules)
     if origins:
@@ -100,13 +107,13 @@ def _add_openai_routes(app: FastAPI, fleet: Fleet) -> None:
     async def models(request: Request) -> Response:
         """The models served, with their context lengths."""
         listed = anthropic.models if anthropic.VERSION_HEADER in request.headers else list_models
-        return json_response(listed(fleet.services))
+        return json_response(listed(fleet.members))
 
     @app.get("/v1/models/{name:path}", tags=["openai"])
     async def model(request: Request, name: str) -> Response:
         """One model served."""
         describe = anthropic.describe_model if anthropic.VERSION_HEADER in request.headers else describe_model
-        return json_response(describe(await fleet.service(name), name))
+        return json_response(describe(await fleet.member(name), name))
 
     @app.post("/v1/completions", tags=["openai"])
     async def completions(request: Request) -> Response:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from befit.api.models.settings import as_sampling
 from befit.api.reasoning import ReasoningFormat, detect_reasoning
 from befit.api.tools.support import ToolSupport
 from befit.sampling import recommended
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class Service:
     """One served model. `names` holds the served name first, then its aliases; `tool_parser`: the format of tool calls,
-    if not the one that the model is known by; `recommended`: the sampling that requests get which ask for none.
+    if not the one that the model is known by; `settings`: what the model was created with;
+    `recommended`: the sampling that requests get which ask for none.
     """
 
     engine: AsyncEngine
@@ -31,9 +32,9 @@ class Service:
     template: ChatTemplate
     metrics: Metrics
     version: str
-    created: int = field(default_factory=lambda: int(time.time()))
     fingerprint: str = ""
     tool_parser: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     tools: ToolSupport = field(init=False)
     reasoning: ReasoningFormat | None = field(init=False)
     recommended: Mapping[str, Any] = field(init=False)
@@ -44,7 +45,7 @@ class Service:
         seen = f"{self.version}|{self.names[0]}|{self.engine.model.name}|{config.backend}"
         self.fingerprint = "fp_" + hashlib.sha256(seen.encode()).hexdigest()[:12]
         self.tools = ToolSupport.of(self.template, self.tokenizer, self.tool_parser)
-        self.recommended = recommended(self.engine.model.metadata)
+        self.recommended = {**recommended(self.engine.model.metadata), **as_sampling(self.settings)}
         self.reasoning = detect_reasoning(self.tokenizer)
 
     @property

@@ -1,8 +1,9 @@
 """Turning what the user left on auto into numbers, once, at start: see `EngineConfig` for what each one means.
 
-Every sum is `befit.plan.fit.budget`. Without --memory the KV cache gets a quarter of what is free, with it all that is
-left of it; but never more than all sequences can use and never less than one full context. Where that does not fit,
-there are fewer sequences, then smaller steps, then a shorter context, as far as the user left these open.
+Every sum is `befit.plan.fit.budget`. Without --memory, or where other models are to have room too, the KV cache gets a
+quarter of what is free, with it all that is left of it; but never more than all sequences can use and never less than
+one full context. Where that does not fit, there are fewer sequences, then smaller steps, then a shorter context, as far
+as the user left these open.
 """
 
 from __future__ import annotations
@@ -29,11 +30,17 @@ _KV_DTYPES = {"native": ("f16", "int8"), "reference": ("f32",)}
 
 
 def resolve(
-    options: EngineOptions, model: Model, *, root: Path = Path("/"), block_size: int = BLOCK_SIZE
+    options: EngineOptions,
+    model: Model,
+    *,
+    root: Path = Path("/"),
+    block_size: int = BLOCK_SIZE,
+    alone: bool = True,
 ) -> tuple[EngineConfig, Budget]:
     """All settings of an engine, and what they take of memory.
 
-    Raises ConfigError for impossible wishes, DoesNotFit for lack of memory. A KV page has room for `model.draft` too.
+    alone: no other model is to be loaded beside this one. Raises ConfigError for impossible wishes, DoesNotFit for lack
+    of memory. A KV page has room for `model.draft` too.
     """
     _check(options)
     backend = "native" if options.backend == "auto" else options.backend
@@ -50,7 +57,7 @@ def resolve(
     cached = options.kv_tokens or max(ctx, (options.max_seqs or 1) * block_size)
     least = Wish(ctx=ctx, kv_dtype=kv_dtype, backend=backend, kv_tokens=_whole(cached, block_size))
     wish = _fitting(options, model, machine, least, block_size)
-    n_blocks = _blocks(options, model, machine, wish, block_size)
+    n_blocks = _blocks(options, model, machine, wish, block_size, all_of_it=alone and options.memory is not None)
     max_seqs = min(wish.seqs, n_blocks)
     if options.max_seqs is not None and options.max_seqs > n_blocks:
         raise ConfigError(
@@ -172,14 +179,16 @@ def _batches(options: EngineOptions, pages: int) -> Iterator[tuple[int, int]]:
         yield seqs, options.token_budget or max(tokens, 2 * seqs)
 
 
-def _blocks(options: EngineOptions, model: Model, machine: Machine, wish: Wish, block_size: int) -> int:
-    """Pages of the KV cache."""
+def _blocks(
+    options: EngineOptions, model: Model, machine: Machine, wish: Wish, block_size: int, *, all_of_it: bool
+) -> int:
+    """Pages of the KV cache; all_of_it: it may have whatever the rest leaves."""
     least = wish.cached // block_size
     if options.kv_tokens is not None:
         return least
     page = block_size * fit.token_bytes(model, wish.kv_dtype)
     room = fit.room(model, machine, wish) // page
-    share = room if options.memory is not None else int(machine.available * KV_SHARE) // page
+    share = room if all_of_it else int(machine.available * KV_SHARE) // page
     usable = wish.seqs * _whole(wish.ctx, block_size) // block_size
     return min(room, max(least, min(usable, share)))
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from befit.api.anthropic.messages import count_tokens, create_message
 from befit.api.models.fleet import Fleet
-from befit.api.service import Service
+from befit.api.models.member import Member
 
 VERSION_HEADER = "anthropic-version"
 """Its clients send it with every request."""
@@ -32,20 +32,21 @@ def add_anthropic_routes(app: FastAPI, fleet: Fleet) -> None:
         return await count_tokens(fleet, request)
 
 
-def models(services: Sequence[Service]) -> dict[str, Any]:
+def models(members: Sequence[Member]) -> dict[str, Any]:
     """The models served, as Anthropic lists them."""
-    listed = [describe_model(service, name) for service in services for name in service.names]
+    listed = [describe_model(member, name) for member in members for name in member.names]
     return {"data": listed, "has_more": False, "first_id": listed[0]["id"], "last_id": listed[-1]["id"]}
 
 
-def describe_model(service: Service, name: str) -> dict[str, Any]:
+def describe_model(member: Member, name: str) -> dict[str, Any]:
     """One model."""
-    created = datetime.fromtimestamp(service.created, UTC).isoformat().replace("+00:00", "Z")
+    ctx = member.service.ctx if member.service is not None else None
+    created = datetime.fromtimestamp(member.created, UTC).isoformat().replace("+00:00", "Z")
     return {
         "type": "model",
-        "id": service.model_name(name),
-        "display_name": service.names[0],
+        "id": name if name in member.names else member.name,
+        "display_name": member.name,
         "created_at": created,
-        "max_input_tokens": service.ctx,
-        "max_tokens": service.ctx,
+        "max_input_tokens": ctx,
+        "max_tokens": ctx,
     }

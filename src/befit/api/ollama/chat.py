@@ -16,7 +16,7 @@ from befit.api.generation import off_loop, room
 from befit.api.message import MessageParser, Reasoning, ToolCall
 from befit.api.models.fleet import Fleet
 from befit.api.ollama.answer import Answer, logprobs
-from befit.api.ollama.respond import fitting, loaded, respond
+from befit.api.ollama.respond import fitting, only_load, respond
 from befit.api.ollama.types import ChatRequest
 from befit.api.openai.chat import prompt_ids
 from befit.api.openai.request_body import build, parse
@@ -33,10 +33,10 @@ async def chat(fleet: Fleet, http: Request) -> Response:
     began = time.monotonic()
     body = await read_body(http)
     request = parse(ChatRequest, body)
-    service = await fleet.service(request.asked)
-    model = service.model_name(request.asked)
     if not request.messages:
-        return loaded(model, request.ignored, {"message": {"role": "assistant", "content": ""}})
+        return await only_load(fleet, request, {"message": {"role": "assistant", "content": ""}})
+    service = await request.served(fleet)
+    model = service.model_name(request.asked)
     fields: dict[str, Any] = {
         "messages": [_message(at, message) for at, message in enumerate(request.messages)],
         "tools": request.tools or None,
@@ -48,7 +48,7 @@ async def chat(fleet: Fleet, http: Request) -> Response:
     use = tool_use(rendered.tools, None, None)
     ids = fitting(await off_loop(len(body), prompt_ids, service, rendered, use), service.ctx, request.truncate)
     reply = Reply.to(service, ids, use)
-    params = await reply.confined(request.sampling(room(ids, service.ctx, "messages"), request.structure()))
+    params = await reply.confined(request.sampling(room(ids, service.ctx, "messages"), request.structure(), service))
     answer = Answer(model, ids, _Message(service, request, reply.parser()), began)
     return await respond(service, http, request, answer, params)
 

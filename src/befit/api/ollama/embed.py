@@ -26,7 +26,7 @@ async def embed(fleet: Fleet, http: Request) -> Response:
     """A vector of length 1 for each input."""
     began = time.monotonic()
     request = parse(EmbedRequest, await read_body(http))
-    service = await fleet.service(request.asked)
+    service = await request.served(fleet)
     model = service.model_name(request.asked)
     vectors, tokens = await _vectors(service, http, request, request.input, "input")
     body = {
@@ -42,7 +42,7 @@ async def embed(fleet: Fleet, http: Request) -> Response:
 async def embeddings(fleet: Fleet, http: Request) -> Response:
     """The vector of one prompt, as it is."""
     request = parse(EmbedRequest, await read_body(http))
-    service = await fleet.service(request.asked)
+    service = await request.served(fleet)
     [vector], _ = await _vectors(service, http, request, request.prompt, "prompt")
     return json_response({"embedding": [float(x) for x in vector]}, headers=ignored_header(request.ignored))
 
