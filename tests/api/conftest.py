@@ -128,6 +128,7 @@ class FakeEngine:
         return True
 
     async def stop(self) -> None:
+        assert self.open == 0, "a request is under way"
         self.alive = False
 
     def stats(self) -> EngineStats:

@@ -7,6 +7,7 @@ import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 
 import httpx
@@ -33,11 +34,11 @@ class FakeLoader:
         self.engines: dict[str, FakeEngine] = {}
         self.loads: list[tuple[str, int, bool]] = []
         self.closed: list[str] = []
-        self.at_once = 0
+        self.held = self.most = self.at_once = 0
         self.slow = 0.0
         self.damaged = False
 
-    def find(self, name: str) -> Member | None:
+    def find(self, name: str, *, fetch: bool, check: object) -> Member | None:
         return Member((name,), name, Path(name), listed=False) if name in self.stored else None
 
     def rows(self) -> list:
@@ -61,7 +62,14 @@ class FakeLoader:
         engine.model.name, engine.model.program = member.name, program
         engine.model.parameters, engine.model.quantisation = 1000, "Q8_0"
         service = Service(engine, member.names, PlainTemplate(), Metrics(engine.stats, member.name), "0")
-        return Loaded(service, size, lambda: self.closed.append(member.name))
+        self.held += size
+        self.most = max(self.most, self.held)
+
+        def close() -> None:
+            self.held -= size
+            self.closed.append(member.name)
+
+        return Loaded(service, size, close)
 
 
 @pytest.fixture
@@ -202,6 +210,7 @@ async def test_a_request_of_the_background_keeps_its_model(client, fleet, loader
     loader.engines["second"].open = 1
     await asyncio.sleep(0.1)
     assert "second" in in_memory(fleet)
+    loader.engines["second"].open = 0
 
 
 async def test_an_empty_prompt_loads_and_unloads(client, fleet, loader):
@@ -254,6 +263,32 @@ async def test_a_stream_holds_its_model_to_the_end(client, fleet, loader):
         lines = [json.loads(line) async for line in answer.aiter_lines()]
     assert lines[-1]["done"]
     await until(lambda: "second" not in in_memory(fleet))
+
+
+async def test_looking_at_a_model_leaves_nothing_behind(client, fleet):
+    assert (await client.get("/v1/models/third")).json()["id"] == "third"
+    assert (await client.get("/v1/models/nobody")).status_code == 404
+    assert [member.name for member in fleet.members] == ["first", "second"]
+
+
+async def test_any_order_of_requests_is_answered_within_the_memory(client, fleet, loader):
+    """Each answer is from the model that it named, or says that there is no room now; no engine stops with requests."""
+    random = Random(7)
+
+    async def some() -> None:
+        for _ in range(20):
+            name = random.choice(["first", "second", "third"])
+            answer = await ask(client, name, keep_alive=random.choice([0, "5ms", "1m", -1]))
+            if answer.status_code == 200:
+                assert answer.json()["response"] == name
+            else:
+                assert answer.status_code == 503
+                assert "In use are" in answer.json()["error"]
+            await asyncio.sleep(random.random() / 100)
+
+    await asyncio.gather(*(some() for _ in range(6)))
+    assert loader.most == 8
+    assert len(loader.loads) > 10
 
 
 async def test_a_draining_server_loads_nothing(client, fleet):

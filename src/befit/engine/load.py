@@ -111,6 +111,7 @@ def load_model(
     on_progress: Callable[[int, int], None] | None = None,
     meanwhile: Callable[[], None] | None = None,
     alone: bool = True,
+    shorten: bool = True,
 ) -> LoadedModel:
     """Load the model that `ref`, a name or the path of a GGUF file, of a Hugging Face folder or of a built
     folder, stands for.
@@ -118,8 +119,9 @@ def load_model(
     progress shows a download's progress. `report` gets the resolved settings as a short table (they are logged too);
     `on_progress` gets (done, total) while weights are prepared, on another thread. `meanwhile` is called while they
     are: the place for what a program has to do besides, such as importing. `alone`: no other model is to be loaded
-    beside it, so that its KV cache may have all of `options.memory`. Raises ModelNotFound, DownloadError,
-    CorruptFile, UnsupportedModel, BuildMismatch, ConfigError or DoesNotFit, the last two before any weight is read.
+    beside it, so that its KV cache may have all of `options.memory`; `shorten`: a shorter context than usual may make
+    it fit. Raises ModelNotFound, DownloadError, CorruptFile, UnsupportedModel, BuildMismatch, ConfigError or
+    DoesNotFit, the last two before any weight is read.
     """
     # Imported here so that commands that load no model do not pay for it.
     from befit import tokenizer
@@ -142,7 +144,7 @@ def load_model(
 
             draft = _open(options.draft, options, progress)
             check_vocabulary(draft.name, opened.metadata, draft.metadata)
-        config, budget, facts, notes = _settled(opened, options, draft, alone=alone)
+        config, budget, facts, notes = _settled(opened, options, draft, alone=alone, shorten=shorten)
         settings = table(config, budget, facts, notes)
         log.info("Settings:\n%s", settings)
         if report is not None:
@@ -189,7 +191,7 @@ def settle(ref: str, options: EngineOptions) -> tuple[EngineConfig, Budget, Mode
 
 
 def _settled(
-    opened: _Opened, options: EngineOptions, draft: _Opened | None, *, alone: bool = True
+    opened: _Opened, options: EngineOptions, draft: _Opened | None, *, alone: bool = True, shorten: bool = True
 ) -> tuple[EngineConfig, Budget, Model, list[str]]:
     """Choose what the weights are rounded to, and everything that follows from it; and notes on the weights."""
     from befit.engine.quantise import choose
@@ -201,12 +203,12 @@ def _settled(
         return replace(replace(opened, weights=weights).facts, draft=beside)
 
     def settings_of(weights: Mapping[str, Weight]) -> EngineConfig:
-        return resolve(options, facts_of(weights), alone=alone)[0]
+        return resolve(options, facts_of(weights), alone=alone, shorten=shorten)[0]
 
     choice = choose(options, opened.program, opened.weights, opened.release, settings_of)
     opened.weights = choice.weights
     facts = facts_of(opened.weights)
-    config, budget = resolve(options, facts, alone=alone)
+    config, budget = resolve(options, facts, alone=alone, shorten=shorten)
     return config, budget, facts, [*opened.notes, *([choice.why] if choice.why else [])]
 
 

@@ -36,11 +36,12 @@ def resolve(
     root: Path = Path("/"),
     block_size: int = BLOCK_SIZE,
     alone: bool = True,
+    shorten: bool = True,
 ) -> tuple[EngineConfig, Budget]:
     """All settings of an engine, and what they take of memory.
 
-    alone: no other model is to be loaded beside this one. Raises ConfigError for impossible wishes, DoesNotFit for lack
-    of memory. A KV page has room for `model.draft` too.
+    alone: no other model is to be loaded beside this one. shorten: a shorter context may make it fit. Raises
+    ConfigError for impossible wishes, DoesNotFit for lack of memory. A KV page has room for `model.draft` too.
     """
     _check(options)
     backend = "native" if options.backend == "auto" else options.backend
@@ -56,7 +57,7 @@ def resolve(
     ctx = _ctx(options, model)
     cached = options.kv_tokens or max(ctx, (options.max_seqs or 1) * block_size)
     least = Wish(ctx=ctx, kv_dtype=kv_dtype, backend=backend, kv_tokens=_whole(cached, block_size))
-    wish = _fitting(options, model, machine, least, block_size)
+    wish = _fitting(options, model, machine, least, block_size, shorten=shorten)
     n_blocks = _blocks(options, model, machine, wish, block_size, all_of_it=alone and options.memory is not None)
     max_seqs = min(wish.seqs, n_blocks)
     if options.max_seqs is not None and options.max_seqs > n_blocks:
@@ -158,13 +159,15 @@ def _ctx(options: EngineOptions, model: Model) -> int:
     return ctx
 
 
-def _fitting(options: EngineOptions, model: Model, machine: Machine, least: Wish, block_size: int) -> Wish:
+def _fitting(
+    options: EngineOptions, model: Model, machine: Machine, least: Wish, block_size: int, *, shorten: bool
+) -> Wish:
     """The wish with as many sequences and as large steps as fit beside the least KV cache. Raises DoesNotFit."""
     for seqs, tokens in _batches(options, least.cached // block_size):
         wish = replace(least, seqs=seqs, token_budget=tokens)
         if fit.budget(model, machine, wish).fits:
             return wish
-    if options.ctx is None and options.kv_tokens is None:
+    if shorten and options.ctx is None and options.kv_tokens is None:
         ctx = fit.rounded(fit.largest_ctx(model, machine, wish))
         if fit.USEFUL_CTX <= ctx < wish.ctx:
             return wish.shorter(_whole(ctx, block_size))

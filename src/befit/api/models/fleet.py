@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
@@ -46,8 +46,12 @@ class Loader(Protocol):
     @property
     def pull(self) -> bool: ...  # noqa: D102 - see above
 
-    def find(self, name: str) -> Member | None:
-        """A model that is not listed, by a name that a request has; None where there is none, or it may not be had."""
+    def find(self, name: str, *, fetch: bool, check: Callable[[], None]) -> Member | None:
+        """A model that is not listed, by a name that a request has; None where requests get listed ones only.
+
+        fetch: it may be fetched, if that is allowed at all; `check` is called now and then, and what it raises ends
+        that. Raises ModelNotFound, and what fetching raises.
+        """
         ...
 
     def rows(self) -> list[ModelRow]:
@@ -55,7 +59,8 @@ class Loader(Protocol):
         ...
 
     def load(self, member: Member, taken: int, *, exact: bool) -> Loaded:
-        """Load it beside models that take so many bytes. exact: do not round weights to make it fit.
+        """Load it beside models that take so many bytes. exact: neither round weights nor shorten the context to make
+        it fit.
 
         Raises DoesNotFit, and what loading raises.
         """
@@ -95,10 +100,8 @@ class Fleet:
         """
         member = self._members.get(asked or "")
         if member is None:
-            member = await self._find(asked)
-        return await self._service_of(member)
-
-    async def _service_of(self, member: Member) -> Service:
+            found = await self._find(asked, fetch=True)
+            member = self._members.setdefault(found.name, found)
         held = _held.get()
         if held is not None:
             member.users += 1
@@ -109,8 +112,8 @@ class Fleet:
         return member.loaded.service
 
     async def member(self, asked: str | None) -> Member:
-        """The model of this name, in memory or not. Raises ModelNotFound."""
-        return self._members.get(asked or "") or await self._find(asked)
+        """The model of this name, in memory or not; nothing is fetched. Raises ModelNotFound."""
+        return self._members.get(asked or "") or await self._find(asked, fetch=False)
 
     def keep(self, member: Member, keep_alive: float | None) -> bool:
         """Set how long it stays in memory after its last request, None for ever; False where that has no effect."""
@@ -120,18 +123,23 @@ class Fleet:
         self._watch(member, keep_alive if member.idle else None)  # else when the last request is over
         return True
 
-    async def _find(self, asked: str | None) -> Member:
+    async def _find(self, asked: str | None, *, fetch: bool) -> Member:
         if not asked or asked in PLACEHOLDERS:
             return self.listed[0]
         plain = asked.removesuffix(":latest")
         if plain in self._members:
             return self._members[plain]
-        found = await asyncio.to_thread(self.loader.find, asked) if self.loader is not None else None
+        found = None
+        if self.loader is not None:
+            found = await asyncio.to_thread(self.loader.find, asked, fetch=fetch, check=self._check_open)
         if found is None:
             known = ", ".join(self._members)
             raise ModelNotFound(f"Model {asked[:200]!r} is not served here; this server has: {known}.")
-        same = next((member for member in self.members if member.path == found.path), None)
-        return same or self._members.setdefault(found.name, found)
+        return next((member for member in self.members if member.path == found.path), found)
+
+    def _check_open(self) -> None:
+        if self.draining:
+            raise Overloaded("The server is shutting down and fetches no models; use another one.")
 
     @property
     def members(self) -> list[Member]:
@@ -183,8 +191,9 @@ class Fleet:
                     beside = ", ".join(f"{one.name} ({one.loaded.memory / 1e9:.2f} GB)" for one in others if one.loaded)
                     busy = f" In use are: {beside}; try again when their requests are over." if beside else ""
                     raise Overloaded(f"{error.message}{busy}") from error
-            log.info("unloading %s to make room for %s", idle.name, member.name)
-            await self._unload_alone(idle)
+            if idle.idle:  # still: loading was tried meanwhile
+                log.info("unloading %s to make room for %s", idle.name, member.name)
+                await self._unload_alone(idle)
 
     async def unload(self, member: Member) -> bool:
         """Take it out of memory; False if requests use it."""

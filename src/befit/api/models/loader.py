@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from befit import store
-from befit.api.models.library import Library
 from befit.api.models.member import Loaded, Member
 from befit.config import EngineOptions
 from befit.errors import BefitError, DoesNotFit, ModelNotFound
 
 if TYPE_CHECKING:
+    from befit.api.models.library import Library
     from befit.api.service import Service
     from befit.engine.load import LoadedModel
     from befit.store import ModelRow
@@ -50,7 +50,11 @@ class ModelLoader:
     @property
     def library(self) -> Library | None:
         """See `Loader`."""
-        return Library(self.options) if self.stored else None
+        if not self.stored:
+            return None
+        from befit.api.models.library import Library
+
+        return Library(self.options)
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
@@ -61,13 +65,14 @@ class ModelLoader:
         found = [(ref, *fetched(ref, self.options, progress=True)) for ref in refs]
         return [Member((name,), ref, path, default=None) for ref, path, name in found]
 
-    def find(self, name: str) -> Member | None:
+    def find(self, name: str, *, fetch: bool, check: Callable[[], None]) -> Member | None:
         """See `Loader`. Only names are looked up, never paths: a request does not open files of its choice."""
         if self.library is None:
             return None
-        full, path = self.library.find(name, fetchable=self.pull)
-        if path is None and self.pull:
-            path = self.library.pull(name)
+        fetch = fetch and self.pull
+        full, path = self.library.find(name, fetchable=fetch)
+        if path is None and fetch:
+            path = self.library.pull(name, lambda digest, total, completed: check())
         if path is None:
             raise ModelNotFound(
                 f"{full} is not stored on the server's machine. Fetch it there with `befit pull {full}`, or start the "
@@ -105,7 +110,15 @@ class ModelLoader:
 
         options = self._options(member, taken, exact=exact)
         ref = member.ref if member.listed else str(member.path)
-        loaded = load_model(ref, options, progress=progress, report=report, meanwhile=meanwhile, alone=not self.several)
+        loaded = load_model(
+            ref,
+            options,
+            progress=progress,
+            report=report,
+            meanwhile=meanwhile,
+            alone=not self.several,
+            shorten=not exact,
+        )
         member.path = loaded.path
         member.names = member.names or (loaded.name,)
         try:

@@ -24,7 +24,7 @@ from befit.api.ollama.types import CopyRequest, CreateRequest, ModelRequest, Pul
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.request_body import parse
 from befit.api.stream import LineStream
-from befit.errors import InvalidRequest, ModelNotFound, NotAllowed, Overloaded, UnsupportedField
+from befit.errors import DoesNotFit, InvalidRequest, ModelNotFound, NotAllowed, Overloaded, UnsupportedField
 
 if TYPE_CHECKING:
     from befit.api.models.member import Member
@@ -98,6 +98,10 @@ async def put_blob(fleet: Fleet, digest: str, http: Request) -> Response:
         await asyncio.to_thread(upload.finish)
     except ClientDisconnect:
         raise ClientGoneError from None
+    except OSError as error:
+        raise DoesNotFit(
+            f"The upload cannot be stored in {target.parent} ({error.strerror}); make room there and send it again."
+        ) from error
     finally:
         upload.close()
     return Response(status_code=201)
