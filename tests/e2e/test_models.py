@@ -142,7 +142,7 @@ def test_a_pull_ends_with_its_client_and_goes_on_with_the_next(
 
 
 def test_copying_making_and_removing(llama: ollama.Client, places: Path) -> None:
-    llama.copy("stored:1m", "mine")
+    llama.copy("second", "mine")  # what the server was started with, by the name that it serves
     assert "mine:latest" in {model.model for model in llama.list().models}
     plain = llama.generate("mine", "hello", options=GREEDY)
     settings = {"system": "Say hell.", "parameters": {"num_predict": 3, "stop": ["zzz"], "num_ctx": 64}}

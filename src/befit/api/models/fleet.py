@@ -135,7 +135,8 @@ class Fleet:
         if found is None:
             known = ", ".join(self._members)
             raise ModelNotFound(f"Model {asked[:200]!r} is not served here; this server has: {known}.")
-        return next((member for member in self.members if member.path == found.path), found)
+        place = found.path.resolve()  # it may be served under another name
+        return next((member for member in self.members if member.path.resolve() == place), found)
 
     def _check_open(self) -> None:
         if self.draining:

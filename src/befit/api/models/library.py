@@ -68,13 +68,14 @@ def stored_name(asked: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A model to be made. source: the one that it is made from; or files: digests of uploads by the names they get.
+    """A model to be made. source: the one that it is made from, by its name or, if the
+    server itself says so, its path; or files: digests of uploads by the names they get.
 
     settings: see `store.layout.Manifest`. quantise: a format of Ollama's names, or empty.
     """
 
     name: str
-    source: str = ""
+    source: str | Path = ""
     files: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     quantise: str = ""
@@ -113,18 +114,22 @@ class Library:
             ref = ref.removesuffix(":latest")
         return store.pull(ref, progress=False, admit=lambda wanted: check(wanted, self.options), watch=watch)
 
-    def copy(self, source: str, target: str) -> Path:
-        """Store a model under a further name, or in place of what has it. Raises ModelNotFound, DoesNotFit."""
+    def _here(self, source: str | Path) -> tuple[str, Path]:
+        """Name and path of a model that is here: by its name, or by a path that is the server's own."""
+        if isinstance(source, Path):
+            return str(source), source
         name, path = self.find(source)
         if path is None:
-            raise ModelNotFound(f"{name} is not stored on the server's machine.")
-        return store.copy(name, stored_name(target), replace=True)
+            raise ModelNotFound(f"{name} is not stored on the server's machine; pull it first.")
+        return name, path
+
+    def copy(self, source: str | Path, target: str) -> Path:
+        """Store a model under a further name, or in place of what has it. Raises ModelNotFound, DoesNotFit."""
+        return store.copy(self._here(source)[0], stored_name(target), replace=True)
 
     def remove(self, asked: str) -> int:
         """Delete a model, and return the bytes that this freed. Raises ModelNotFound, InvalidRequest for Ollama's."""
-        name, path = self.find(asked)
-        if path is None:
-            raise ModelNotFound(f"{name} is not stored on the server's machine.")
+        name, _ = self._here(asked)
         try:
             return store.removal(name).run()
         except ConfigError as error:
@@ -148,9 +153,7 @@ class Library:
 
         say("reading model metadata")
         if recipe.source:
-            name, path = self.find(recipe.source)
-            if path is None:
-                raise ModelNotFound(f"{name} is not stored on the server's machine; pull it first.")
+            name, path = self._here(recipe.source)
             settings = _merged(layout.settings(path), recipe.settings)
             if not recipe.quantise:
                 say("writing manifest")

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -67,7 +68,7 @@ async def copy(fleet: Fleet, http: Request) -> Response:
     library = _library(fleet)
     source, target = _named(request.source, "source"), _named(request.destination, "destination")
     await _let_go(fleet, library, stored_name(target), must_be_there=False)
-    await asyncio.to_thread(library.copy, source, target)
+    await asyncio.to_thread(library.copy, _place(fleet, source), target)
     return Response(status_code=200, headers=ignored_header(request.ignored))
 
 
@@ -75,7 +76,7 @@ async def create(fleet: Fleet, http: Request) -> Response:
     """`POST /api/create`: a stored model, or uploaded files, with settings of its own, or rounded to fewer bits."""
     request = parse(CreateRequest, await read_body(http))
     library = _library(fleet)
-    recipe = _recipe(request)
+    recipe = _recipe(request, _place(fleet, request.source or ""))
     await _let_go(fleet, library, recipe.name, must_be_there=False)
     work = Work()
     return await _answer(
@@ -142,7 +143,12 @@ async def _let_go(fleet: Fleet, library: Library, asked: str, *, must_be_there: 
             raise Overloaded(f"{member.name} is in use; try again when its requests are over.")
 
 
-def _recipe(request: CreateRequest) -> Recipe:
+def _place(fleet: Fleet, asked: str) -> str | Path:
+    """A model's name, or the path of one that the server was started with."""
+    return next((member.path for member in fleet.listed if asked in member.names), asked)
+
+
+def _recipe(request: CreateRequest, source: str | Path) -> Recipe:
     if bool(request.source) == bool(request.files):
         raise InvalidRequest("Give either from, the name of a model, or files.", "from")
     if request.template and _GO.search(request.template):
@@ -167,7 +173,7 @@ def _recipe(request: CreateRequest) -> Recipe:
     }
     return Recipe(
         stored_name(_named(request.asked)),
-        request.source or "",
+        source,
         request.files or {},
         {key: value for key, value in settings.items() if value},
         request.quantize or "",
