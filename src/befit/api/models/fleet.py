@@ -233,7 +233,7 @@ class Fleet:
         if member.loaded is None or left is None or member.users:
             return
         if left > 0 or not member.idle:
-            self._watch(member, max(left, _LOOK_AGAIN))
+            self._watch(member, left or _LOOK_AGAIN)
             return
         task = asyncio.ensure_future(self._unload_expired(member))
         self._tasks.add(task)
