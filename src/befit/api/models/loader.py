@@ -129,7 +129,7 @@ class ModelLoader:
 
         def close() -> None:
             loaded.close()
-            gc.collect()  # a tokeniser is large, and in cycles
+            _give_back()
 
         return Loaded(service, loaded.memory, close)
 
@@ -184,6 +184,17 @@ class ModelLoader:
         return Service(
             engine, member.names, template, metrics, befit.__version__, tool_parser=parser, settings=settings
         )
+
+
+def _give_back() -> None:
+    """Return to the system what a model has left: a tokeniser is large, in cycles, and of many small pieces, which the
+    C library of most systems keeps for later."""
+    import ctypes
+
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _settings(member: Member) -> Mapping[str, Any]:
