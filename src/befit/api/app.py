@@ -15,11 +15,13 @@ import befit
 from befit.api.answers import json_response
 from befit.api.anthropic import routes as anthropic
 from befit.api.body import read_body
+from befit.api.description.openapi import openapi
 from befit.api.generation import ClientGoneError
 from befit.api.guard.middleware import Guard, Rules
 from befit.api.llamacpp.infill import create_completion as create_llamacpp_completion
 from befit.api.llamacpp.infill import create_infill
 from befit.api.llamacpp.props import apply_template, properties
+from befit.api.llamacpp.slots import slots
 from befit.api.metrics import CONTENT_TYPE, Metrics, render
 from befit.api.middleware import RequestScope
 from befit.api.models.fleet import Fleet, Holding
@@ -29,10 +31,10 @@ from befit.api.openai.chat import create_chat_completion
 from befit.api.openai.completions import create_completion
 from befit.api.openai.embeddings import create_embeddings
 from befit.api.openai.models import describe_model, list_models
-from befit.api.openai.openapi import openapi
 from befit.api.openai.request_body import json_object
 from befit.api.openai.responses.routes import add_response_routes
 from befit.api.openai.tokens import detokenize, tokenize
+from befit.api.page.routes import add_page_routes
 from befit.api.problem import Problem
 from befit.api.service import Service
 from befit.api.shapes import error_answer
@@ -98,11 +100,13 @@ def create_fleet_app(fleet: Fleet, *, rules: Rules | None = None, origins: Seque
     anthropic.add_anthropic_routes(app, fleet)
     add_ollama_routes(app, fleet)
     _add_server_routes(app, fleet)
+    add_page_routes(app, fleet)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
 
 
 def _add_openai_routes(app: FastAPI, fleet: Fleet) -> None:
+    @app.get("/models", tags=["llama.cpp"])
     @app.get("/v1/models", tags=["openai"])
     async def models(request: Request) -> Response:
         """The models served, with their context lengths."""
@@ -138,6 +142,7 @@ def _add_openai_routes(app: FastAPI, fleet: Fleet) -> None:
         """The text of token ids."""
         return await detokenize(fleet, request)
 
+    @app.post("/chat/completions", tags=["llama.cpp"])
     @app.post("/v1/chat/completions", tags=["openai"])
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
@@ -160,6 +165,11 @@ def _add_llamacpp_routes(app: FastAPI, fleet: Fleet) -> None:
         """What the server is set to: context, sampling defaults, the chat template and where it is from."""
         return json_response(properties(await fleet.service()))
 
+    @app.get("/slots", tags=["llama.cpp"])
+    async def show_slots(request: Request) -> Response:
+        """A slot for each sequence that may run; with `fail_on_no_slot=1`, 503 when none is free."""
+        return slots(await fleet.service(), request.query_params.get("fail_on_no_slot"))
+
     @app.post("/apply-template", tags=["llama.cpp"])
     async def template(request: Request) -> Response:
         """A conversation as the prompt that the model would see."""
@@ -167,6 +177,7 @@ def _add_llamacpp_routes(app: FastAPI, fleet: Fleet) -> None:
 
 
 def _add_server_routes(app: FastAPI, fleet: Fleet) -> None:
+    @app.get("/v1/health", tags=["llama.cpp"])
     @app.get("/health", tags=["server"])
     async def health() -> Response:
         """200 while requests are admitted; 503 when the engine is dead or the server is draining."""

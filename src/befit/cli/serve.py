@@ -73,6 +73,7 @@ def command(
     import logging
 
     from befit.api.listener import bind
+    from befit.api.loading import Loading
 
     if pull and not any_model:
         raise click.UsageError("--pull goes with --any-model.")
@@ -90,7 +91,8 @@ def command(
             pull=pull,
         )
         others = loader.others(models[1:])
-        first = loader.load_first(served_name, click.echo, _import_server)
+        with Loading(listener):
+            first = loader.load_first(served_name, click.echo, _import_server)
         from befit.api.app import create_fleet_app
         from befit.api.models.fleet import Fleet
         from befit.api.server import serve
