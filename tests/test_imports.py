@@ -13,6 +13,7 @@ import befit.errors
 ORDER = (
     "cli",
     "doctor",
+    "eval",
     "bench",
     "llm",
     "api",

@@ -29,6 +29,7 @@ VERBS = (
     "rm",
     "du",
     "bench",
+    "eval",
 )
 
 

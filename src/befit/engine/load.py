@@ -20,7 +20,7 @@ from befit.config import SCORE_ROWS, EngineConfig, EngineOptions
 from befit.engine.grammar import Grammars
 from befit.models.program import Program
 from befit.tokenizer.base import Tokenizer
-from befit.weights.tensor import DenseTensor, Tensor, Weight
+from befit.weights.tensor import DenseTensor, PackedTensor, Tensor, Weight
 
 if TYPE_CHECKING:
     from befit.plan.fit import Budget
@@ -125,8 +125,7 @@ def load_model(
     """
     # Imported here so that commands that load no model do not pay for it.
     from befit import tokenizer
-    from befit.engine.resolve import table
-    from befit.plan.machine import CPU_OVERHEAD
+    from befit.engine.resolve import machine_of, table
 
     opened = _open(ref, options, progress)
     draft: _Opened | None = None
@@ -163,7 +162,7 @@ def load_model(
         loaded = LoadedModel(
             opened.name, opened.path, opened.metadata, opened.program, tokens, backend, config, release=opened.close
         )
-        loaded.memory = budget.total - budget.reserve - CPU_OVERHEAD
+        loaded.memory = budget.total - budget.reserve - machine_of(options).overhead
         loaded.parameters, loaded.quantisation = _counted(opened.weights.values())
         if draft is not None:
             loaded.draft = LoadedDraft(draft.name, draft.program, _create(draft, config), release=draft.close)
@@ -196,6 +195,9 @@ def _settled(
     """Choose what the weights are rounded to, and everything that follows from it; and notes on the weights."""
     from befit.engine.quantise import choose
     from befit.engine.resolve import resolve
+
+    if options.backend == "auto" and any(isinstance(weight, PackedTensor) for weight in opened.weights.values()):
+        options = replace(options, backend="native")  # a built folder is packed for it
 
     beside = draft.facts if draft is not None else None
 
@@ -230,7 +232,7 @@ def _create(opened: _Opened, config: EngineConfig, on_progress: Callable[[int, i
     from befit import backends
 
     return backends.create(
-        cast(Literal["native", "reference"], config.backend),
+        cast(Literal["native", "reference", "cuda"], config.backend),
         opened.program,
         opened.weights,
         block_size=config.block_size,

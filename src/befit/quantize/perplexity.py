@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
+from typing import Literal
 
 import numpy as np
 
@@ -42,17 +43,18 @@ def perplexity(
     sequences: Sequence[Sequence[int]],
     *,
     threads: int,
+    backend: Literal["native", "reference"] = "native",
     on_tokens: Callable[[int], None] = lambda done: None,
     release: Callable[[Tensor], None] = lambda tensor: None,
 ) -> float:
-    """The perplexity of a model over windows of token ids, on the native backend.
+    """The perplexity of a model over windows of token ids.
 
     Raises NonFiniteLogits where the model computes NaN or infinity.
     """
     longest = max(map(len, sequences))
     pages = -(-longest // backends.BLOCK_SIZE)
-    backend = backends.create(
-        "native",
+    runner = backends.create(
+        backend,
         program,
         {name: weights[name] for name in program.weight_names()},
         n_blocks=pages,
@@ -66,14 +68,14 @@ def perplexity(
         for sequence in sequences:
             for start in range(0, len(sequence) - 1, CHUNK):
                 targets = sequence[start + 1 : start + CHUNK + 1]
-                result = backend.step(_batch(sequence, start, targets, pages))
+                result = runner.step(_batch(sequence, start, targets, pages))
                 if (result.status != OK).any():
                     raise NonFiniteLogits("The model computes NaN or infinity; its weights are damaged.")
                 surprise -= float(result.logprob.sum(dtype=np.float64))
                 scored += len(targets)
                 on_tokens(scored)
     finally:
-        backend.close()
+        runner.close()
     return math.exp(surprise / scored)
 
 

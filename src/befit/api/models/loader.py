@@ -32,7 +32,7 @@ class ModelLoader:
     several    there may be more than one, so that none takes all of the memory for its KV cache
     stored     requests may name models of the store beside those that are listed
     pull       and such as have to be fetched
-    budget     bytes that all models together may take; worked out at the start
+    budget     bytes that several models together may take; worked out at the start
     """
 
     options: EngineOptions
@@ -45,7 +45,12 @@ class ModelLoader:
     budget: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "budget", _allowed(self.options))
+        budget = 0
+        if self.several:
+            from befit.engine.resolve import machine_of
+
+            budget = machine_of(self.options).available
+        object.__setattr__(self, "budget", budget)
 
     @property
     def library(self) -> Library | None:
@@ -151,9 +156,9 @@ class ModelLoader:
             return options
         left = self.budget - taken
         if options.memory is None:  # other programs may have taken some since the start
-            from befit.plan.hardware import available_memory
+            from befit.engine.resolve import machine_of
 
-            left = min(left, available_memory())
+            left = min(left, machine_of(options).available)
         if left <= 0:
             raise DoesNotFit(
                 f"{member.name} does not fit: the models in memory take {taken / 1e9:.2f} GB of the "
@@ -204,10 +209,3 @@ def _settings(member: Member) -> Mapping[str, Any]:
     except BefitError:  # loading says what is wrong with it
         return {}
     return store.settings(path) if path is not None else {}
-
-
-def _allowed(options: EngineOptions) -> int:
-    from befit.plan.hardware import available_memory
-    from befit.plan.machine import parse_size
-
-    return parse_size(str(options.memory)) if options.memory is not None else available_memory()
