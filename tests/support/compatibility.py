@@ -50,6 +50,7 @@ def field_names(body: Any) -> frozenset[str]:
 def route(method: str, url: str) -> str:
     """Method and path, with {id} for what a client was told before."""
     path = re.sub(r"^/v1/(models|responses)/(?!input_tokens)[^/]+", r"/v1/\1/{id}", urlsplit(url).path)
+    path = re.sub(r"^/api/blobs/.+", "/api/blobs/{digest}", path)
     return f"{method.upper()} {path or '/'}"
 
 
@@ -69,6 +70,14 @@ def parsed(content: Any) -> Any:
         return None
 
 
+def _content(request: Any) -> bytes:
+    """The body of a request of HTTPX; nothing where it is a stream, as an upload is."""
+    try:
+        return bytes(request.content)
+    except RuntimeError:
+        return b""
+
+
 @contextmanager
 def recorded(test: str) -> Iterator[list[Call]]:
     """Within it, requests that are answered without an error are noted."""
@@ -84,7 +93,7 @@ def recorded(test: str) -> Iterator[list[Call]]:
 
     def of_httpx(request: Any, response: Any) -> None:
         agent = request.headers.get("user-agent", "")
-        note(agent, request.method, str(request.url), parsed(request.content), response.status_code)
+        note(agent, request.method, str(request.url), parsed(_content(request)), response.status_code)
 
     def sending(client: Any) -> Callable[..., Any]:
         def send(self: Any, request: Any, **options: Any) -> Any:
