@@ -78,12 +78,14 @@ def _content(request: Any) -> bytes:
         return b""
 
 
+def type_of(module: str, name: str) -> Any:
+    """A class of a module that has been imported."""
+    return getattr(sys.modules[module], name)
+
+
 @contextmanager
 def recorded(test: str) -> Iterator[list[Call]]:
     """Within it, requests that are answered without an error are noted."""
-    import aiohttp
-    import requests
-
     calls: list[Call] = []
 
     def note(agent: str, method: str, url: str, body: Any, status: int) -> None:
@@ -112,24 +114,26 @@ def recorded(test: str) -> Iterator[list[Call]]:
         return send
 
     def send_request(self: Any, request: Any, **options: Any) -> Any:
-        response = originals[requests.Session, "send"](self, request, **options)
+        response = originals[type_of("requests", "Session"), "send"](self, request, **options)
         agent = request.headers.get("user-agent", "")
         note(agent, request.method, request.url, parsed(request.body), response.status_code)
         return response
 
     async def send_aiohttp(self: Any, method: str, url: Any, **options: Any) -> Any:
-        response = await originals[aiohttp.ClientSession, "_request"](self, method, url, **options)
+        response = await originals[type_of("aiohttp", "ClientSession"), "_request"](self, method, url, **options)
         note("aiohttp", method, str(url), options.get("json"), response.status)
         return response
 
-    ours: dict[tuple[Any, str], Callable[..., Any]] = {
-        (requests.Session, "send"): send_request,
-        (aiohttp.ClientSession, "_request"): send_aiohttp,
+    makers: dict[tuple[str, str, str], Callable[[Any], Callable[..., Any]]] = {
+        ("requests", "Session", "send"): lambda kind: send_request,
+        ("aiohttp", "ClientSession", "_request"): lambda kind: send_aiohttp,
     }
     for name in HTTPX:
-        if (module := sys.modules.get(name)) is not None:
-            ours[module.Client, "send"] = sending(module.Client)
-            ours[module.AsyncClient, "send"] = sending_later(module.AsyncClient)
+        makers |= {(name, "Client", "send"): sending, (name, "AsyncClient", "send"): sending_later}
+    ours = {}
+    for (module, kind, function), make in makers.items():
+        if module in sys.modules:  # the clients have imported what they use
+            ours[type_of(module, kind), function] = make(type_of(module, kind))
     originals = {place: getattr(*place) for place in ours}
     for (kind, name), function in ours.items():
         setattr(kind, name, function)
