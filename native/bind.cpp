@@ -140,6 +140,8 @@ Batch make_batch(const Model& m, const BatchArrays& a, std::vector<Sampler*> sam
                 b.targets[r] < 0 && b.targets[r + 1] < 0 && b.samplers[r + 1] == b.samplers[r],
             "the row after a draft must be the draft's own, with the same sampler");
   }
+  b.narrows = !b.hidden_count && b.rows_count < b.tokens_count;
+  for (int r = 1; r < b.rows_count; r++) b.narrows = b.narrows && b.rows[r - 1] < b.rows[r];
   require(!b.hidden_count || m.hidden_width(), "this model has no hidden states to give");
   std::vector<bool> taken(b.tokens_count);
   for (int r = 0; r < b.rows_count; r++) taken[b.rows[r]] = true;
@@ -429,6 +431,15 @@ NB_MODULE(_native, m) {
            },
            "q"_a, "k"_a, "v"_a, "out"_a, "heads"_a, "kv_heads"_a, "dim"_a, "scale"_a, "rope"_a, "window"_a, "q_norm"_a.none(),
            "k_norm"_a.none(), "norm_eps"_a, "k_center"_a.none())
+      .def("select",
+           [](Model& m, const std::vector<int>& values) {
+             for (int v : values) require(m.values.at(v).floats, "a value that is selected from must have floats");
+             auto op = std::make_unique<SelectOp>();
+             op->values = values;
+             add(m, std::move(op));
+             m.select();
+           },
+           "values"_a)
       .def("element",
            [](Model& m, const std::string& kind, int a, int b, int out, const std::string& act, bool rows_only) {
              auto op = std::make_unique<ElementOp>();

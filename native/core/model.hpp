@@ -27,6 +27,8 @@ struct Batch {
   const uint32_t* mask_bits = nullptr;
   const int32_t* mask_index = nullptr;
   const Gate* masks_ready = nullptr;
+  // Whether few tokens' results are wanted, in rising order: behind the last attention only those are computed.
+  bool narrows = false;
 
   const uint32_t* mask(int row, int vocab) const {
     return mask_index && mask_index[row] >= 0 ? mask_bits + (size_t)mask_index[row] * ((vocab + 31) / 32) : nullptr;
@@ -111,11 +113,15 @@ class Division {
 struct Op {
   bool rows_only = false;   // works on the R rows that need logits instead of all T tokens
   bool with_hidden = false;  // and, after them, on the H positions whose hidden states are asked for
+  bool behind = false;       // behind a SelectOp: where the batch narrows, it works on the R rows, which come first
   Division division;
   std::atomic<int> next{0};
   virtual ~Op() = default;
   virtual void run(const Step&) = 0;
-  int count(const Batch& b) const { return rows_only ? b.rows_count + (with_hidden ? b.hidden_count : 0) : b.tokens_count; }
+  int count(const Batch& b) const {
+    if (behind && b.narrows) return b.rows_count;
+    return rows_only ? b.rows_count + (with_hidden ? b.hidden_count : 0) : b.tokens_count;
+  }
 };
 
 class Model {
@@ -137,9 +143,11 @@ class Model {
   // The one for all layers of this shape.
   AttentionPlan* plan(int kv_heads, int share, int dim, int window);
   void add_op(std::unique_ptr<Op> op) {
+    op->behind = selected_;
     op->division.allocate(pool.size());
     ops_.push_back(std::move(op));
   }
+  void select() { selected_ = true; }  // ops from here on are behind a SelectOp
   void set_logits(int value, int vocab) { logits_ = value; vocab_ = vocab; }
   void set_hidden(int value) { hidden_ = value; }
   void finish();
@@ -175,6 +183,7 @@ class Model {
   void sample_row(const Batch&, int row, Sampled&);
 
   std::vector<std::unique_ptr<Op>> ops_;
+  bool selected_ = false;
   std::vector<std::unique_ptr<AttentionPlan>> plans_;
   std::atomic<int> next_row_{0};
   Arena weights_;

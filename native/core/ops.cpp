@@ -52,7 +52,7 @@ void NormOp::one(const Step& s, int from, int to, int count) {
   buffer.resize(n);
   for (int t = from; t < to; t++) {
     const int rows = s.batch.rows_count;
-    const float* a = src.row(in, !rows_only ? t : t < rows ? s.batch.rows[t] : s.batch.hidden[t - rows]);
+    const float* a = src.row(in, !rows_only || (behind && s.batch.narrows) ? t : t < rows ? s.batch.rows[t] : s.batch.hidden[t - rows]);
     float* y = dst.floats && !add ? dst.row(view, t) : buffer.data();
     if (layer) s.model.kernels.layer_norm(a, weight.data(), bias.empty() ? nullptr : bias.data(), n, eps, y);
     else s.model.kernels.rms_norm(a, weight.data(), n, eps, y);
@@ -120,6 +120,20 @@ void GatedOp::run(const Step& s) {
         s.model.kernels.gated(act, a + m * rows, b + m * rows, rows, dst.row(view, t + m) + tile * kTileRows);
     });
   });
+  s.barrier();
+}
+
+void SelectOp::run(const Step& s) {
+  const Batch& b = s.batch;
+  if (!b.narrows || b.rows_count == 0) return;
+  for (int v : values) {
+    const Value& value = s.model.values[v];
+    const Value::View &from = value.view(s.thread, b.tokens_count), &to = value.view(s.thread, b.rows_count);
+    const bool own = from.f != to.f;  // one row, which every thread has for itself
+    const auto [first, last] = own ? std::pair(0, value.width) : s.share(value.width);
+    for (int r = 0; r < b.rows_count; r++)
+      memmove(value.row(to, r) + first, value.row(from, b.rows[r]) + first, sizeof(float) * (last - first));
+  }
   s.barrier();
 }
 

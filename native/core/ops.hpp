@@ -69,6 +69,13 @@ struct AttentionOp : Op {
   void rotate(const Step&, int token, float* x) const;
 };
 
+// Behind the last attention no token needs another's: where the batch narrows, the values that are still read keep only the
+// R rows whose logits are wanted, moved to the front.
+struct SelectOp : Op {
+  std::vector<int> values;
+  void run(const Step&) override;
+};
+
 // out = a + b, act(a), or act(a) * b, element by element, over floats; or, from a's floats, its integers.
 struct ElementOp : Op {
   enum Kind { add, activate, gated, quantize } kind;

@@ -42,8 +42,9 @@ class EngineConfig:
     block_size     tokens a KV page
     n_blocks       KV pages in the pool
     threads        worker threads of a CPU backend
-    backend        "native" or "reference"
-    kv_dtype       how keys and values are kept: "f16", "int8" (half the memory, less exact), or "f32" (reference)
+    backend        "native", "cuda" or "reference"
+    kv_dtype       how keys and values are kept: "f16", "int8" (native: half the memory, less exact), or "f32"
+                   (reference, cuda)
     prefix_cache   reuse KV pages of equal prefixes
     max_queue      requests that may wait before new ones are refused
     speculation    "lookup", "draft", "auto" (both) or "off": where drafts for speculative decoding come from

@@ -12,7 +12,8 @@
     ├── RateLimited                  rate_limited             429   a key has used up what it may
     ├── RequestTimeout               request_timeout          504   an answer took longer than the server allows
     ├── RequestFailed                request_failed           500   one request failed alone
-    │   └── NonFiniteLogits          non_finite_logits        500   the model produced NaN or infinity
+    │   ├── NonFiniteLogits          non_finite_logits        500   the model produced NaN or infinity
+    │   └── OutOfDeviceMemory        out_of_device_memory     500   a card had no room for a step
     ├── EngineDead                   engine_dead              500   the engine loop ended; nothing can be served
     ├── ModelError                   model_error              500   a model file cannot be used
     │   ├── CorruptFile              corrupt_file             500   truncated, damaged or hostile
@@ -128,6 +129,12 @@ class NonFiniteLogits(RequestFailed):
     """The model produced NaN or infinity for one request."""
 
     code = "non_finite_logits"
+
+
+class OutOfDeviceMemory(RequestFailed):
+    """A card ran out of memory; the step has not happened, and a smaller one may."""
+
+    code = "out_of_device_memory"
 
 
 class EngineDead(BefitError):

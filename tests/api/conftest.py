@@ -104,7 +104,7 @@ class FakeEngine:
             speculation="off",
             draft=None,
         )
-        program = SimpleNamespace(hidden_size=4)
+        program = SimpleNamespace(hidden_size=4, family="fake")
         tokenizer = ByteTokenizer()
         grammars = Grammars(tokenizer, tokenizer.vocab_size)
         self.model = SimpleNamespace(
@@ -113,6 +113,8 @@ class FakeEngine:
             tokenizer=tokenizer,
             config=config,
             metadata={},
+            parameters=1_000_000,
+            quantisation="F32",
             program=program,
             grammars=grammars,
         )

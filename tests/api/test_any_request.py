@@ -8,8 +8,8 @@ import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from befit.api.description.openapi import BODIES
 from befit.api.openai.fields import HINTS, UNSUPPORTED
-from befit.api.openai.openapi import BODIES
 
 FIELDS = {path: body.model_fields for path, body in BODIES.items()}
 NAMES = sorted({*HINTS, *UNSUPPORTED, "nobody_knows"}.union(*FIELDS.values()))

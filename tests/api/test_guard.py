@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from befit.api.app import create_app
 from befit.api.guard.keys import Keys, read_keys
 from befit.api.guard.limits import Account, Limits
-from befit.api.guard.middleware import OPEN, Rules
+from befit.api.guard.middleware import Rules, is_open
 from befit.errors import ConfigError, RateLimited
 
 from .conftest import FakeEngine, PlainTemplate
@@ -42,13 +42,22 @@ def guarded(engine: FakeEngine):
     return make
 
 
-async def test_every_route_but_the_probes_wants_a_key(guarded):
+async def test_every_route_but_probes_and_pages_wants_a_key(guarded):
     async with guarded(keys=Keys.of([KEY])) as client:
         paths = (await client.get("/openapi.json", headers={"authorization": f"Bearer {KEY}"})).json()["paths"]
         for path, methods in paths.items():
             for method in methods:
                 answer = await client.request(method, path.replace("{", "x").replace("}", "x"), json={})
-                assert (answer.status_code == 401) == (path not in OPEN), (method, path, answer.status_code)
+                assert (answer.status_code == 401) != is_open(method.upper(), path), (method, path, answer.status_code)
+
+
+async def test_pages_open_without_a_key_and_what_else_is_asked_of_their_paths_does_not(guarded):
+    async with guarded(keys=Keys.of([KEY])) as client:
+        for path in ("/", "/docs"):
+            assert (await client.get(path)).status_code == (await client.head(path)).status_code == 200
+        assert (await client.post("/", json={"inputs": "Hi"})).status_code == 401
+        assert (await client.get("/openapi.json")).status_code == 401
+        assert (await client.get("/stats")).status_code == 401
 
 
 @pytest.mark.parametrize("path", sorted(BY_PROTOCOL))

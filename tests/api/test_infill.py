@@ -388,3 +388,24 @@ def test_whatever_is_sent_is_answered_or_refused(path: str, given_fields: dict[s
     if response.status_code != 200:
         assert response.json()["error"]["message"]
     assert engine.open == 0
+
+
+async def test_slots_are_the_sequences_that_may_run(code, coder):
+    slots = (await code.get("/slots")).json()
+    assert [slot["is_processing"] for slot in slots] == [False] * 4
+    assert slots[0] == {"id": 0, "n_ctx": CTX, "speculative": False, "is_processing": False}
+    assert (await code.get("/slots?fail_on_no_slot=1")).status_code == 200
+    coder.open = 3
+    assert [slot["is_processing"] for slot in (await code.get("/slots")).json()] == [True] * 3 + [False]
+    coder.open = 9
+    assert (await code.get("/slots")).status_code == 200
+    refused = await code.get("/slots?fail_on_no_slot=1")
+    assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+    assert (await code.get("/props")).json()["endpoint_slots"] is True
+
+
+async def test_routes_have_llama_cpps_other_names_too(code):
+    assert (await code.get("/v1/health")).json() == (await code.get("/health")).json() == {"status": "ok"}
+    assert (await code.get("/models")).json() == (await code.get("/v1/models")).json()
+    chat = {"messages": [{"role": "user", "content": "Hi"}]}
+    assert (await code.post("/chat/completions", json=chat)).json()["object"] == "chat.completion"

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from befit.backends.native import _native
-from befit.bench.kernels import ALL_FORMATS, Limits, activation_integers, judge, measure, tables, weight_integers
+from befit.bench.kernels import (
+    ALL_FORMATS,
+    Limits,
+    activation_integers,
+    judge,
+    measure,
+    products_of_bytes,
+    tables,
+    weight_integers,
+)
 from befit.bench.random_weights import random_matrix
 from befit.cli import main
 from befit.weights.blocks import FORMATS
@@ -27,6 +36,11 @@ def test_a_kernel_is_timed_and_agrees_with_its_twin(isa: str, kind: str) -> None
     assert run["gmac_s"] == pytest.approx(run["rows"] * run["columns"] * 3 / run["time_us"] / 1e3)
     assert run["share"] == pytest.approx(run["limit_us"] / run["time_us"])
     assert run["limit"] in ("memory", "arithmetic")
+
+
+def test_products_of_bytes_are_counted_as_the_kernels_make_them() -> None:
+    assert [products_of_bytes("amx", "q4_k", tokens) for tokens in (4, 5, 512)] == [2, 4, 4]
+    assert products_of_bytes("amx", "q8_0", 512) == products_of_bytes("avx512", "q4_k", 512) == 2
 
 
 def test_the_limit_is_the_larger_of_reading_and_computing() -> None:

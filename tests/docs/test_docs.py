@@ -13,6 +13,7 @@ import pytest
 
 from befit import errors
 from befit.config import EngineOptions
+from support import compatibility
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -136,3 +137,10 @@ def test_the_readme_begins_with_the_two_commands_that_ci_runs() -> None:
     assert "befit run" in first[0]
     assert second[0].endswith("pytest")
     assert "sed -n '/^```sh$/,/^```$/p' README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_every_row_of_compatibility_names_a_test() -> None:
+    rows = compatibility.read(compatibility.PAGE.read_text(encoding="utf-8"))
+    assert {client for client, _, _ in rows} == {*compatibility.AGENTS.values(), compatibility.EDITORS}
+    assert [test for _, _, test in rows if not compatibility.exists(test)] == []
+    assert compatibility.render(rows) in compatibility.PAGE.read_text(encoding="utf-8"), "it is written by a run"

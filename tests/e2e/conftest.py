@@ -16,6 +16,8 @@ import httpx
 import openai
 import pytest
 
+from support import compatibility
+
 SIZES = ("--ctx", "1024", "--kv-tokens", "16384")
 
 
@@ -92,3 +94,27 @@ def own_server(smollm2_path: Path) -> Iterator[ServerProcess]:
     server = ServerProcess(smollm2_path, *SIZES)
     yield server
     server.stop()
+
+
+# What clients send is compared with docs/compatibility.md, or written there.
+
+_CALLS: dict[str, list[compatibility.Call]] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Notes the requests of a test; when it has passed, the page must say the same."""
+    test = f"{item.path.name}::{item.name}"
+    with compatibility.recorded(test) as calls:
+        result = yield
+    _CALLS[test] = calls
+    if not os.environ.get("BEFIT_TEST_RECORD"):
+        wrong = compatibility.differences(test, calls, compatibility.read(compatibility.PAGE.read_text("utf-8")))
+        assert wrong == [], "run: BEFIT_TEST_RECORD=1 pytest tests/e2e"
+    return result
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """BEFIT_TEST_RECORD writes what the tests of this run sent, if all of them passed."""
+    if os.environ.get("BEFIT_TEST_RECORD") and exitstatus == 0:
+        compatibility.write(_CALLS)

@@ -11,7 +11,7 @@ from befit.engine.core import Engine, Event
 from befit.engine.load import LoadedModel
 from befit.engine.outputs import Delta
 from befit.engine.request import Request
-from befit.errors import ContextExceeded, EngineDead, InvalidRequest, NonFiniteLogits, RequestFailed
+from befit.errors import ContextExceeded, EngineDead, InvalidRequest, NonFiniteLogits, OutOfDeviceMemory, RequestFailed
 from befit.sampling import SamplingParams
 
 MakeModel = Callable[..., LoadedModel]
@@ -194,6 +194,20 @@ def test_a_failed_step_fails_its_requests_and_the_next_ones_work(engine: Engine,
     assert "no more" in str(last.error)
     later = engine.add_request(PROMPT, greedy())
     assert tokens_of(deltas_of(run(engine), later)) == alone(PROMPT, greedy()).token_ids
+
+
+def test_a_card_without_room_fails_the_newest_request_and_the_step_is_tried_again(engine: Engine, alone: Any) -> None:
+    full = (3, 4, 7)
+    engine.model.backend.fail = lambda step: OutOfDeviceMemory("full") if step in full else None  # type: ignore[attr-defined]
+    first = engine.add_request(PROMPT, greedy())
+    others = [engine.add_request([9, 8, 7, 6, 5], greedy()) for _ in range(3)]
+    events = run(engine)
+    for failed in others:
+        last = deltas_of(events, failed)[-1]
+        assert isinstance(last.error, OutOfDeviceMemory)
+    assert tokens_of(deltas_of(events, first)) == alone(PROMPT, greedy()).token_ids
+    assert engine.alive
+    assert engine.scheduler.pool.n_used == 0
 
 
 def test_three_failed_steps_in_a_row_are_the_end(make_model: MakeModel) -> None:

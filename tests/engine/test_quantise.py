@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from befit.config import EngineConfig, EngineOptions
-from befit.engine.load import load_model
+from befit.engine.load import load_model, settle
 from befit.engine.quantise import choose
 from befit.errors import ConfigError, DoesNotFit
+from befit.plan.machine import RESERVE_LEAST
 from befit.prepared.write import build
 from befit.weights.tensor import QuantTensor, Weight
 from support.files import tiny_file
@@ -113,3 +114,19 @@ def test_a_quantised_model_stays_as_it_is(tmp_path: Path) -> None:
         assert "\nnote" not in lines[0]
         with pytest.raises(ConfigError, match="quantised or packed already"):
             load_model(str(path), EngineOptions(quant="w4", **SMALL))
+
+
+def test_auto_follows_the_memory_that_befit_may_take(tmp_path: Path) -> None:
+    """What `settle` says each choice takes is what decides."""
+    source = tiny_file(tmp_path / "x.gguf", storage="f16", hidden=512, ffn=2048, n_layers=4, head_dim=64)
+    fixed: dict[str, Any] = {**SMALL, "max_seqs": 1, "token_budget": 64}
+    needed = {}
+    for quant in ("none", "w8", "w4"):
+        budget = settle(str(source), EngineOptions(quant=quant, **fixed))[1]
+        needed[quant] = budget.total - budget.reserve + RESERVE_LEAST
+    assert needed["none"] > needed["w8"] + 5 * 10**6 > needed["w4"] + 10**7
+    for quant, stored in (("none", "F16"), ("w8", "Q8_0"), ("w4", "Q4_K")):
+        facts = settle(str(source), EngineOptions(memory=needed[quant] + 10**6, **fixed))[2]
+        assert facts.formats["blk.0.attn_q.weight"].upper() == stored
+    with pytest.raises(DoesNotFit):
+        settle(str(source), EngineOptions(memory=needed["w4"] - 10**6, **fixed))

@@ -194,7 +194,7 @@ def test_the_reference_backend_keeps_float32(tmp_path: Path) -> None:
     ("wishes", "message"),
     [
         ({"max_seqs": 0}, "max_seqs is 0; it must be at least 1"),
-        ({"backend": "abacus"}, "choose auto, native or reference"),
+        ({"backend": "abacus"}, "choose auto, native, cuda or reference"),
         ({"max_seqs": 100, "token_budget": 50}, "token_budget is 50, too few for max_seqs 100"),
         ({"max_seqs": 8, "kv_tokens": 100}, "at most 7"),
         ({"kv_dtype": "int4"}, "keeps keys and values as f16 or int8"),

@@ -15,11 +15,13 @@ import befit
 from befit.api.answers import json_response
 from befit.api.anthropic import routes as anthropic
 from befit.api.body import read_body
+from befit.api.description.openapi import openapi
 from befit.api.generation import ClientGoneError
 from befit.api.guard.middleware import Guard, Rules
 from befit.api.llamacpp.infill import create_completion as create_llamacpp_completion
 from befit.api.llamacpp.infill import create_infill
 from befit.api.llamacpp.props import apply_template, properties
+from befit.api.llamacpp.slots import slots
 from befit.api.metrics import CONTENT_TYPE, Metrics
 from befit.api.middleware import RequestScope
 from befit.api.ollama.routes import add_ollama_routes
@@ -27,10 +29,10 @@ from befit.api.openai.chat import create_chat_completion
 from befit.api.openai.completions import create_completion
 from befit.api.openai.embeddings import create_embeddings
 from befit.api.openai.models import describe_model, list_models
-from befit.api.openai.openapi import openapi
 from befit.api.openai.request_body import json_object
 from befit.api.openai.responses.routes import add_response_routes
 from befit.api.openai.tokens import detokenize, tokenize
+from befit.api.page.routes import add_page_routes
 from befit.api.problem import Problem
 from befit.api.service import Service
 from befit.api.shapes import error_answer
@@ -89,11 +91,13 @@ def create_app(
     anthropic.add_anthropic_routes(app, service)
     add_ollama_routes(app, service)
     _add_server_routes(app, service)
+    add_page_routes(app, service)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
 
 
 def _add_openai_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/models", tags=["llama.cpp"])
     @app.get("/v1/models", tags=["openai"])
     async def models(request: Request) -> Response:
         """The models served, with their context lengths."""
@@ -129,6 +133,7 @@ def _add_openai_routes(app: FastAPI, service: Service) -> None:
         """The text of token ids."""
         return await detokenize(service, request)
 
+    @app.post("/chat/completions", tags=["llama.cpp"])
     @app.post("/v1/chat/completions", tags=["openai"])
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
@@ -151,6 +156,11 @@ def _add_llamacpp_routes(app: FastAPI, service: Service) -> None:
         """What the server is set to: context, sampling defaults, the chat template and where it is from."""
         return json_response(properties(service))
 
+    @app.get("/slots", tags=["llama.cpp"])
+    async def show_slots(request: Request) -> Response:
+        """A slot for each sequence that may run; with `fail_on_no_slot=1`, 503 when none is free."""
+        return slots(service, request.query_params.get("fail_on_no_slot"))
+
     @app.post("/apply-template", tags=["llama.cpp"])
     async def template(request: Request) -> Response:
         """A conversation as the prompt that the model would see."""
@@ -158,6 +168,7 @@ def _add_llamacpp_routes(app: FastAPI, service: Service) -> None:
 
 
 def _add_server_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/health", tags=["llama.cpp"])
     @app.get("/health", tags=["server"])
     async def health() -> Response:
         """200 while requests are admitted; 503 when the engine is dead or the server is draining."""

@@ -83,3 +83,11 @@ class MessageParser:
             parts += self._tools.finish() if last else []
         self.calls += sum(isinstance(part, CallDelta) and part.name is not None for part in parts)
         return parts
+
+
+def parts(parser: MessageParser | None, text: str, *, last: bool) -> list[Part]:
+    """What more text of a message tells; without a parser, the text. last: no more comes."""
+    if parser is None:
+        return [text] if text else []
+    told = parser.push(text)
+    return told + parser.finish() if last else told

@@ -60,8 +60,10 @@ def _response_format(value: Any) -> Structure | None:
     kind = value.get("type") if isinstance(value, Mapping) else None
     if kind == "text":
         return None
-    if kind == "json_object":
-        return _structure("json", value.get("schema") or _OBJECT, "response_format")
+    if kind == "json_object":  # `value` is TGI's, which the Hugging Face hub's client makes of a schema
+        return _structure("json", value.get("schema") or value.get("value") or _OBJECT, "response_format")
+    if kind in ("json", "regex") and value.get("value") is not None:
+        return _structure(kind, value["value"], "response_format")
     if kind == "json_schema":
         inner = value.get("json_schema", value)
         if not isinstance(inner, Mapping) or inner.get("schema") is None:

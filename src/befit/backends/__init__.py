@@ -15,7 +15,7 @@ BLOCK_SIZE = 16
 
 
 def create(
-    name: Literal["native", "reference"],
+    name: Literal["native", "reference", "cuda"],
     program: Program,
     tensors: Mapping[str, Weight],
     *,
@@ -32,10 +32,11 @@ def create(
 
     n_blocks: pages of the KV pool. max_tokens, max_rows: the largest step (T and R of `StepBatch`).
     threads: of the native backend.
-    kv_dtype: how keys and values are kept: "f16" (default) or "int8" natively, "f32" by the reference.
+    kv_dtype: how keys and values are kept: "f16" (default) or "int8" natively, "f32" by the reference, "f16" (default)
+    or "f32" on a card.
     on_progress(done, total): bytes of weights read so far. release(tensor): called when the file's copy of a tensor is
     not needed any more. Raises UnsupportedModel when the backend cannot run the program, ConfigError when the weights
-    are packed for another one.
+    are packed for another one or the machine has no such device.
     """
     if name == "native":
         from befit.backends.native.backend import NativeBackend
@@ -49,6 +50,24 @@ def create(
             kv_dtype=kv_dtype or "f16",
             max_tokens=max_tokens,
             max_rows=max_rows,
+            on_progress=on_progress,
+            release=release,
+        )
+    if name == "cuda":
+        from befit.backends.cuda.device import choose_target
+
+        target = choose_target()  # says what is missing before anything imports torch
+        from befit.backends.cuda.backend import CudaBackend
+
+        return CudaBackend(
+            program,
+            tensors,
+            block_size=block_size,
+            n_blocks=n_blocks,
+            max_tokens=max_tokens,
+            max_rows=max_rows,
+            kv_dtype=kv_dtype or "f16",
+            target=target,
             on_progress=on_progress,
             release=release,
         )

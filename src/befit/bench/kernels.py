@@ -33,6 +33,7 @@ SECONDS = 0.1
 """How long one kernel is timed, and one limit."""
 _ROWS_MADE = 256  # different random rows; larger matrices repeat them
 _TWIN_ROWS = 64
+_AMX_TOKENS = 5  # kFewest of native/isa/amx.cpp
 
 
 @dataclass(slots=True)
@@ -62,9 +63,9 @@ class Limits:
 def measure(
     isa: str, kind: str, tokens: int, *, limits: Limits, megabytes: float, seconds: float = SECONDS
 ) -> dict[str, Any]:
-    """One kernel. Products of quantised weights with the two bytes of an activation count as two."""
+    """One kernel. Products of bytes count one by one, see `products_of_bytes`."""
     integers = kind in FORMATS
-    passes = 2 if integers else 1
+    passes = products_of_bytes(isa, kind, tokens) if integers else 1
     peak = limits.peak(isa, integers)
     rng = np.random.default_rng(1)
     made = random_matrix(rng, kind, _ROWS_MADE, COLUMNS, kind)
@@ -92,6 +93,12 @@ def measure(
         "gmac_s": rows * COLUMNS * tokens / time / 1e9,
         "error": twin_error(isa, kind, made, x),
     }
+
+
+def products_of_bytes(isa: str, kind: str, tokens: int) -> int:
+    """Products of bytes that a quantised weight and an activation of two bytes take. AMX widens weights of up to 6
+    bits, with their scales, to two bytes as well; it works on five tokens or more."""
+    return 4 if isa == "amx" and tokens >= _AMX_TOKENS and FORMATS[kind].bits <= 6 else 2
 
 
 def judge(runs: Sequence[dict[str, Any]], limits: Limits) -> None:

@@ -33,10 +33,11 @@ def engine_options(function: Function) -> Function:
         ),
         click.option(
             "--backend",
-            type=click.Choice(["auto", "native", "reference"]),
+            type=click.Choice(["auto", "native", "cuda", "reference"]),
             default="auto",
             show_default=True,
-            help="native: the C++ core; reference: NumPy, slow, for checking.",
+            help="native: the C++ core; cuda: an NVIDIA card; reference: NumPy, slow, for checking; auto: cuda where "
+            "torch sees a card, else native.",
         ),
         click.option("--threads", type=POSITIVE, metavar="N", help="Worker threads.  [default: one a physical core]"),
         click.option(

@@ -49,6 +49,7 @@ def command(
     from befit.quantize.convert import check_quantize_target, convert
     from befit.quantize.recipe import Target
 
+    target = target.expanduser()
     check_quantize_target(Path(source).expanduser(), target, force=force)  # before a model is fetched for it
     path = store.resolve(source, progress=True)
     if store.is_build(str(path)):

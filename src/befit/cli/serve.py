@@ -66,13 +66,15 @@ def command(
     import logging
 
     from befit.api.listener import bind
+    from befit.api.loading import Loading
 
     guard = to_guard(values)
     with bind(host, port) as listener:  # before loading: a port in use is told at once
         from befit.engine.load import load_model
 
         options = to_engine_options({**values, "prefix_cache": not no_prefix_cache})
-        loaded = load_model(model, options, progress=True, report=click.echo, meanwhile=_import_server)
+        with Loading(listener):
+            loaded = load_model(model, options, progress=True, report=click.echo, meanwhile=_import_server)
         from befit.api.app import create_app
         from befit.api.chat import ChatTemplate
         from befit.api.server import serve

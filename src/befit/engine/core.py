@@ -26,7 +26,7 @@ from befit.engine.pooling import Pooling
 from befit.engine.request import Request, Sequence, build_request
 from befit.engine.speculation.draft_model import DraftModel
 from befit.engine.speculation.speculator import Speculator
-from befit.errors import BefitError, EngineDead, InvalidRequest, NonFiniteLogits
+from befit.errors import BefitError, EngineDead, InvalidRequest, NonFiniteLogits, OutOfDeviceMemory
 from befit.sampling import SamplingParams
 from befit.sched.scheduler import Scheduler
 
@@ -388,12 +388,25 @@ class Engine:
 
     def _step_failed(self, step: Step, error: Exception) -> None:
         """The backend raised: what was in the step fails; too often in a row, and the engine is dead."""
+        if isinstance(error, OutOfDeviceMemory):
+            self._make_room(step, error)
+            return
         log.exception("A step of %d sequences failed.", len(step))
         self._failures += 1
         for sequence, _ in step:
             self._fail(sequence, wrapped(error))
         if self._failures >= FAILURES_IN_A_ROW:
             self.die(f"{self._failures} steps failed in a row, the last with {error!r}")
+
+    def _make_room(self, step: Step, error: OutOfDeviceMemory) -> None:
+        """A card had no room for the step, which has not happened: the newest request fails, the others try again."""
+        newest = max((sequence for sequence, _ in step), key=lambda sequence: sequence.request.arrival)
+        log.error("Request %s fails to make room: %s", newest.request.id, error.message)
+        self._fail(newest, error)
+        for sequence, _ in step:
+            if sequence.drafts and not sequence.ended:
+                self.speculator.verified(sequence, len(sequence.drafts), 0)
+            sequence.drafts = []
 
     def die(self, why: str) -> None:
         """Serve nothing any more; everything unfinished ends with EngineDead."""

@@ -20,7 +20,7 @@ from befit.config import SCORE_ROWS, EngineConfig, EngineOptions
 from befit.engine.grammar import Grammars
 from befit.models.program import Program
 from befit.tokenizer.base import Tokenizer
-from befit.weights.tensor import DenseTensor, Tensor, Weight
+from befit.weights.tensor import DenseTensor, PackedTensor, Tensor, Weight
 
 if TYPE_CHECKING:
     from befit.plan.fit import Budget
@@ -189,6 +189,9 @@ def _settled(
     from befit.engine.quantise import choose
     from befit.engine.resolve import resolve
 
+    if options.backend == "auto" and any(isinstance(weight, PackedTensor) for weight in opened.weights.values()):
+        options = replace(options, backend="native")  # a built folder is packed for it
+
     beside = draft.facts if draft is not None else None
 
     def facts_of(weights: Mapping[str, Weight]) -> Model:
@@ -222,7 +225,7 @@ def _create(opened: _Opened, config: EngineConfig, on_progress: Callable[[int, i
     from befit import backends
 
     return backends.create(
-        cast(Literal["native", "reference"], config.backend),
+        cast(Literal["native", "reference", "cuda"], config.backend),
         opened.program,
         opened.weights,
         block_size=config.block_size,

@@ -16,7 +16,7 @@ from befit.config import EngineConfig, EngineOptions
 from befit.errors import ConfigError, DoesNotFit
 from befit.plan import fit
 from befit.plan.fit import Budget, Wish
-from befit.plan.machine import Machine, limited, parse_size, this_cpu
+from befit.plan.machine import Machine, limited, parse_size, reserve_of, these_cards, this_cpu
 from befit.plan.memory import Model
 
 DEFAULT_MAX_SEQS = 64
@@ -24,7 +24,7 @@ KV_SHARE = 0.25
 _SMALLER = ((64, 512), (32, 512), (16, 512), (8, 512), (4, 256), (2, 256), (1, 128))
 """Sequences and tokens of a step, the first pair that fits."""
 
-_KV_DTYPES = {"native": ("f16", "int8"), "reference": ("f32",)}
+_KV_DTYPES = {"native": ("f16", "int8"), "reference": ("f32",), "cuda": ("f16", "f32")}
 """What each backend can keep keys and values as; the first is the default."""
 
 
@@ -36,16 +36,16 @@ def resolve(
     Raises ConfigError for impossible wishes, DoesNotFit for lack of memory. A KV page has room for `model.draft` too.
     """
     _check(options)
-    backend = "native" if options.backend == "auto" else options.backend
+    backend = _auto_backend(options) if options.backend == "auto" else options.backend
     if backend not in _KV_DTYPES:
-        raise ConfigError(f"backend is {backend!r}; choose auto, native or reference.")
+        raise ConfigError(f"backend is {backend!r}; choose auto, native, cuda or reference.")
     kv_dtype = options.kv_dtype or _KV_DTYPES[backend][0]
     if kv_dtype not in _KV_DTYPES[backend]:
         raise ConfigError(
             f"kv_dtype is {kv_dtype!r}; the {backend} backend keeps keys and values as "
             f"{' or '.join(_KV_DTYPES[backend])}."
         )
-    machine = _machine(options, root)
+    machine = _machine(options, root, backend)
     ctx = _ctx(options, model)
     cached = options.kv_tokens or max(ctx, (options.max_seqs or 1) * block_size)
     least = Wish(ctx=ctx, kv_dtype=kv_dtype, backend=backend, kv_tokens=_whole(cached, block_size))
@@ -99,7 +99,7 @@ def table(config: EngineConfig, needed: Budget, model: Model, notes: Sequence[st
         f"prefix cache {'on' if config.prefix_cache else 'off'}",
         "batch": f"{config.max_seqs} sequences at once, {config.token_budget} tokens a step",
         "memory": f"{_sum(needed)}, of {_size(needed.available)}",
-        "backend": f"{config.backend}, {config.threads} thread{'s' if config.threads > 1 else ''}",
+        "backend": "cuda" if config.backend == "cuda" else f"{config.backend}, {_threads(config.threads)}",
         "speculation": _speculation(config),
     }
     width = max(map(len, rows))
@@ -129,8 +129,34 @@ def _check(options: EngineOptions) -> None:
         )
 
 
-def _machine(options: EngineOptions, root: Path) -> Machine:
+def _auto_backend(options: EngineOptions) -> str:
+    """cuda where a driver tells of a card, torch is installed and sees it too, and nothing asks for what it lacks."""
+    from befit.backends.cuda import device
+    from befit.plan import nvml
+
+    if options.kv_dtype not in (None, *_KV_DTYPES["cuda"]) or not nvml.detect() or not device.installed():
+        return "native"
+    try:
+        return "cuda" if device.choose_target().is_cuda else "native"
+    except ConfigError:
+        return "native"
+
+
+def _machine(options: EngineOptions, root: Path, backend: str) -> Machine:
     machine = this_cpu(measure=False, root=root, threads=options.threads)
+    if backend == "cuda":
+        from befit.backends.cuda.device import choose_target
+
+        target = choose_target()
+        cards = these_cards() if target.is_cuda else []
+        number = int(target.device.partition(":")[2] or 0)
+        if number < len(cards):
+            machine = replace(cards[number], reserve=reserve_of(cards[number].available))
+        elif target.is_cuda:
+            raise ConfigError(
+                f"torch sees {target.device} but the driver's library tells of {len(cards)} cards, so its free memory "
+                "is not known; check the driver with nvidia-smi, or choose --backend native."
+            )
     if options.memory is None:
         return machine
     return limited(machine, parse_size(str(options.memory)))
@@ -179,7 +205,8 @@ def _blocks(options: EngineOptions, model: Model, machine: Machine, wish: Wish, 
         return least
     page = block_size * fit.token_bytes(model, wish.kv_dtype)
     room = fit.room(model, machine, wish) // page
-    share = room if options.memory is not None else int(machine.available * KV_SHARE) // page
+    alone = options.memory is not None or machine.kind == "gpu"  # nobody else needs what is left of a card
+    share = room if alone else int(machine.available * KV_SHARE) // page
     usable = wish.seqs * _whole(wish.ctx, block_size) // block_size
     return min(room, max(least, min(usable, share)))
 
@@ -220,6 +247,10 @@ def _speculation(config: EngineConfig) -> str:
     if config.draft is not None:
         sources.append(f"draft model {config.draft}")
     return " and ".join(sources) or "off"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def _whole(tokens: int, block_size: int) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
+from befit.backends.cuda.size import step_bytes, weight_bytes
 from befit.config import SCORE_ROWS
 from befit.plan.machine import Machine
 from befit.plan.memory import Model, activation_bytes, kv_bytes_per_token, layer_kv_bytes, plain_activation_bytes
@@ -148,6 +149,11 @@ def budget(model: Model, machine: Machine, wish: Wish) -> Budget:
     if wish.backend == "reference":  # float32, made of the file's weights at the start
         weights = sum(4 * part.parameters for part in model.parts)
         activations = sum(plain_activation_bytes(part, wish.token_budget, rows) for part in model.parts)
+    elif wish.backend == "cuda":
+        weights = sum(_card_weights(part, 2 if machine.kind == "gpu" else 4) for part in model.parts)
+        activations = sum(
+            step_bytes(part.program, part.shapes, wish.token_budget, rows, wish.ctx) for part in model.parts
+        )
     else:
         packed = machine.kind == "cpu"
         weights = sum(part.memory_bytes if packed else part.weight_bytes for part in model.parts)
@@ -163,6 +169,14 @@ def budget(model: Model, machine: Machine, wish: Wish) -> Budget:
         reserve=machine.reserve,
         available=machine.available,
     )
+
+
+def _card_weights(model: Model, element: int) -> int:
+    """Bytes of weights as the CUDA backend keeps them; as stored, where the formats are not known."""
+    names = model.program.weight_names()
+    if not model.formats.keys() >= set(names):
+        return model.weight_bytes
+    return sum(weight_bytes(model.formats[name], model.shapes[name], element) for name in names)
 
 
 def token_bytes(model: Model, kv_dtype: str) -> int:

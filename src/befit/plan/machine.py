@@ -73,7 +73,7 @@ def this_cpu(*, measure: bool = True, root: Path = Path("/"), threads: int | Non
         overhead=CPU_OVERHEAD,
         token_overhead=CPU_TOKEN_OVERHEAD,
         source="memory free now, bandwidth measured" if measure else "memory free now",
-        reserve=_reserve(available),
+        reserve=reserve_of(available),
         threads=threads,
     )
 
@@ -120,12 +120,13 @@ def named_card(name: str) -> Machine:
 
 def limited(machine: Machine, available: int) -> Machine:
     """The machine with so many bytes instead."""
-    reserve = _reserve(available) if machine.kind == "cpu" else 0
+    reserve = reserve_of(available) if machine.kind == "cpu" or machine.reserve else 0
     source = machine.source.replace("memory free now", "memory as given")
     return replace(machine, available=available, reserve=reserve, source=source)
 
 
-def _reserve(available: int) -> int:
+def reserve_of(available: int) -> int:
+    """Bytes of those available that stay free."""
     return max(RESERVE_LEAST, available // RESERVE_SHARE)
 
 

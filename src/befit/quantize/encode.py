@@ -56,11 +56,6 @@ def encode_rows(
     return out
 
 
-def writable(name: str) -> bool:
-    """Whether there is an encoder for the format of that name."""
-    return name in _ENCODERS
-
-
 def _blocks(fmt: QuantFormat, part: F32, importance: F32 | None, search: bool) -> U8:
     """All blocks of some rows, [N, block_bytes]."""
     x = part.reshape(-1, fmt.group)

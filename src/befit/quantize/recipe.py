@@ -112,5 +112,5 @@ class Quantised(Mapping[str, Tensor]):
                 raise CorruptFile(
                     f"tensor {source.name}, rows {start} to {start + len(part) - 1}: {error}; fetch the model again."
                 ) from error
-        self.release(source)
+            self.release(source)  # a vocabulary's pages would add up to more than everything else
         return out

@@ -16,7 +16,7 @@ from befit.api.anthropic.errors import error_event
 from befit.api.anthropic.types import CountRequest, MessagesRequest, own_names
 from befit.api.body import read_body
 from befit.api.generation import Collected, Deltas, Job, collect, failure, off_loop, room, submit, while_connected
-from befit.api.message import Message, MessageParser, Part, Reasoning
+from befit.api.message import Message, Part, Reasoning, parts
 from befit.api.openai.chat import prompt_ids
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.ids import new_id
@@ -120,7 +120,7 @@ class Answer:
                 self._tokens += len(delta.token_ids)
                 self._cached += delta.cached_tokens
                 last = delta.finish_reason is not None
-                events = self._parts(_parse(parser, delta.text, last))
+                events = self._parts(parts(parser, delta.text, last=last))
                 if last:
                     calls = parser is not None and parser.calls > 0
                     stop = self._stop(delta.finish_reason, delta.stop_reason, calls)
@@ -177,13 +177,6 @@ class Answer:
             return b""
         self._kind = ""
         return _event("content_block_stop", index=self._block)
-
-
-def _parse(parser: MessageParser | None, text: str, last: bool) -> list[Part]:
-    if parser is None:
-        return [text] if text else []
-    parts = parser.push(text)
-    return parts + parser.finish() if last else parts
 
 
 def _blocks(message: Message) -> list[dict[str, Any]]:

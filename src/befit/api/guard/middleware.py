@@ -20,8 +20,10 @@ from befit.errors import AuthenticationError
 
 log = logging.getLogger("befit.access")
 
-OPEN = frozenset({"/health", "/version"})
+OPEN = frozenset({"/health", "/v1/health", "/version"})
 """What needs no key: balancers and probes have none."""
+PAGES = frozenset({"/", "/docs"})
+"""What a browser opens without one; the pages hold nothing of the server's and ask for the key that they send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,11 @@ class Rules:
     timeout: float | None = None
     max_body: int = MAX_BODY_BYTES
     access_log: bool = False
+
+
+def is_open(method: str, path: str) -> bool:
+    """Whether a request needs no key."""
+    return path in OPEN or (path in PAGES and method in ("GET", "HEAD"))
 
 
 class Guard:
@@ -77,7 +84,7 @@ class Guard:
         return name or "-"
 
     def _identify(self, scope: Scope) -> str:
-        if not self.rules.keys.digests or scope["path"] in OPEN:
+        if not self.rules.keys.digests or is_open(scope["method"], scope["path"]):
             return ""
         headers = {bytes(name): bytes(value) for name, value in scope["headers"]}
         key = _key(headers)

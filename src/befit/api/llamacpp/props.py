@@ -33,7 +33,7 @@ def properties(service: Service) -> dict[str, Any]:
         "model_alias": service.names[0],
         "model_path": str(model.path),
         "modalities": {"vision": False, "video": False, "audio": False},
-        "endpoint_slots": False,
+        "endpoint_slots": True,
         "endpoint_props": False,
         "endpoint_metrics": True,
         "chat_template": template.text,

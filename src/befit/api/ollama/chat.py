@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from befit.api.body import read_body
 from befit.api.generation import off_loop, room
-from befit.api.message import MessageParser, Reasoning, ToolCall
+from befit.api.message import MessageParser, Reasoning, ToolCall, parts
 from befit.api.ollama.answer import Answer, logprobs
 from befit.api.ollama.respond import fitting, loaded, respond
 from befit.api.ollama.types import ChatRequest
@@ -94,14 +94,10 @@ class _Message:
     def push(self, delta: Delta) -> list[dict[str, Any]]:
         """See `Shape`."""
         lines: list[dict[str, Any]] = []
-        parts = [delta.text] if self.parser is None else list(self.parser.push(delta.text))
-        if self.parser is not None and delta.finish_reason is not None:
-            parts += self.parser.finish()
-        for part in parts:
+        for part in parts(self.parser, delta.text, last=delta.finish_reason is not None):
             if isinstance(part, str):
-                if part:
-                    lines += [*self._close(), self._line(content=part)]
-                    self._text.append(part)
+                lines += [*self._close(), self._line(content=part)]
+                self._text.append(part)
             elif isinstance(part, Reasoning):
                 lines.append(self._line(thinking=part.text))
                 self._thinking.append(part.text)

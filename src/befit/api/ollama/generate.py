@@ -12,7 +12,7 @@ from starlette.responses import Response
 from befit.api.body import read_body
 from befit.api.fim import require
 from befit.api.generation import encode, off_loop, room
-from befit.api.message import Message, MessageParser, Reasoning
+from befit.api.message import Message, MessageParser, Reasoning, parts
 from befit.api.ollama.answer import Answer, logprobs
 from befit.api.ollama.respond import fitting, loaded, respond
 from befit.api.ollama.types import GenerateRequest
@@ -71,14 +71,11 @@ class _Generated:
     def push(self, delta: Delta) -> list[dict[str, Any]]:
         """See `Shape`."""
         lines: list[dict[str, Any]] = []
-        parts = [delta.text] if self.parser is None else list(self.parser.push(delta.text))
-        if self.parser is not None and delta.finish_reason is not None:
-            parts += self.parser.finish()
-        for part in parts:
+        for part in parts(self.parser, delta.text, last=delta.finish_reason is not None):
             if isinstance(part, Reasoning):
                 self._message.reasoning += part.text
                 lines.append({"response": "", "thinking": part.text})
-            elif isinstance(part, str) and part:
+            elif isinstance(part, str):
                 self._message.text += part
                 lines.append({"response": part})
         if self.request.logprobs:

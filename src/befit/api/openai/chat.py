@@ -24,7 +24,7 @@ from befit.api.generation import (
     submit,
     while_connected,
 )
-from befit.api.message import Message, MessageParser, Part, Reasoning
+from befit.api.message import Message, MessageParser, Part, Reasoning, parts
 from befit.api.openai.chunks import ChunkWriter, error_event
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.ids import new_id
@@ -233,10 +233,8 @@ class Chat:
 
     def _parsed(self, writer: ChunkWriter, parser: MessageParser, delta: Delta, plain: bool) -> bytes:
         """A chunk for each part that the delta completes, then one with the rest; nothing while all is held back."""
-        parts = parser.push(delta.text)
-        if delta.finish_reason is not None:
-            parts += parser.finish()
-        events = b"".join(self._part(writer, delta.index, part) for part in parts)
+        told = parts(parser, delta.text, last=delta.finish_reason is not None)
+        events = b"".join(self._part(writer, delta.index, part) for part in told)
         if plain and delta.finish_reason is None:
             return events
         reason = _reason(delta.finish_reason, parser.calls > 0)

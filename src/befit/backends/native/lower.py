@@ -159,6 +159,15 @@ class Lowering:
             op.norm_eps,
             key_center(op, self._bias_of_keys(i, op)) if self.center_keys else None,
         )
+        if not any(isinstance(later, Attention) for later in self.ops[i + 1 :]):
+            self._select(i)
+
+    def _select(self, i: int) -> None:
+        """Behind op i, the last attention, only the tokens whose logits are wanted are computed."""
+        values = {self._current[name] for name in self._uses.live_after(i)}
+        plain = {value for buffer, value in self._values.items() if self._uses.forms(buffer).floats}
+        if values <= plain:
+            self.model.select(sorted(values))
 
     def _bias_of_keys(self, i: int, op: Attention) -> F32 | None:
         """The bias of the matrix that op i's keys come from directly, if it has one."""

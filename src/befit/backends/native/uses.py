@@ -55,6 +55,15 @@ class Uses:
         """Whether op i is the norm that only the head reads."""
         return isinstance(self.ops[i], Norm) and [type(self.ops[r]) for r in self.readers[i]] == [Logits]
 
+    def live_after(self, i: int) -> set[str]:
+        """The names that ops after op i read and that are written by then."""
+        live: set[str] = set()
+        written: set[str] = set()
+        for op in self.ops[i + 1 :]:
+            live.update({getattr(op, field) for field in _READS if getattr(op, field, None) is not None} - written)
+            written.add(out_of(op))
+        return live
+
     def buffer(self, i: int) -> Buffer:
         """Where op i's result lies."""
         return Buffer(out_of(self.ops[i]), self.widths[i], self.rows_only(i))
