@@ -19,6 +19,21 @@ settings.load_profile("repeatable")
 _SMOLLM2 = pytest.StashKey["Path | BefitError"]()
 
 
+ON_REQUEST = ("browser", "fuzz")
+"""Markers of tests that run only where -m names them."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what was not asked for."""
+    wanted = config.option.markexpr
+    left_out = [
+        item for item in items if any(item.get_closest_marker(name) and name not in wanted for name in ON_REQUEST)
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Fetch SmolLM2 before the first test that wants it, so that no test's time limit covers a download."""
     if session.config.option.collectonly:

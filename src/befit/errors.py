@@ -5,6 +5,7 @@
     │   ├── ContextExceeded          context_length_exceeded  400   prompt + output do not fit the context
     │   └── UnsupportedField         unsupported_field        400   a field befit knows and cannot honour here
     ├── AuthenticationError          invalid_api_key          401
+    ├── NotAllowed                   not_allowed              403   something the server was not started to do
     ├── ModelNotFound                model_not_found          404   no such name, path or served model
     ├── ResponseNotFound             response_not_found       404   a stored response that is not there
     ├── BodyTooLarge                 body_too_large           413   more bytes than a request may have
@@ -71,6 +72,13 @@ class AuthenticationError(BefitError):
 
     code = "invalid_api_key"
     status = 401
+
+
+class NotAllowed(BefitError):
+    """Something that the server was not started to do for its clients."""
+
+    code = "not_allowed"
+    status = 403
 
 
 class ModelNotFound(BefitError):

@@ -119,6 +119,20 @@ class FakeEngine:
             grammars=grammars,
         )
 
+    @property
+    def idle(self) -> bool:
+        return self.open == 0
+
+    async def start(self) -> None:
+        self.alive = True
+
+    async def drain(self, timeout: float | None = None) -> bool:
+        return True
+
+    async def stop(self) -> None:
+        assert self.open == 0, "a request is under way"
+        self.alive = False
+
     def stats(self) -> EngineStats:
         return EngineStats(
             running=self.open,

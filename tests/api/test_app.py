@@ -42,9 +42,9 @@ async def test_health_version_and_openapi(client, app, engine):
     assert (await client.get("/version")).json().keys() == {"version"}
     described = (await client.get("/openapi.json")).json()
     assert "top_k" in json.dumps(described["components"]["schemas"]["CompletionRequest"])
-    app.state.service.draining = True
+    app.state.fleet.draining = True
     assert (await client.get("/health")).status_code == 503
-    app.state.service.draining = False
+    app.state.fleet.draining = False
     engine.alive = False
     assert (await client.get("/health")).json()["error"]["code"] == "engine_dead"
 

@@ -200,7 +200,7 @@ def thinking(app):
     """The model has <think> and </think> in its vocabulary."""
     from befit.api.reasoning import ReasoningFormat
 
-    app.state.service.reasoning = ReasoningFormat("<think>", "</think>", ())
+    app.state.fleet.services[0].reasoning = ReasoningFormat("<think>", "</think>", ())
 
 
 async def test_reasoning_has_its_own_field(client, engine, thinking):

@@ -50,6 +50,7 @@ def field_names(body: Any) -> frozenset[str]:
 def route(method: str, url: str) -> str:
     """Method and path, with {id} for what a client was told before."""
     path = re.sub(r"^/v1/(models|responses)/(?!input_tokens)[^/]+", r"/v1/\1/{id}", urlsplit(url).path)
+    path = re.sub(r"^/api/blobs/.+", "/api/blobs/{digest}", path)
     return f"{method.upper()} {path or '/'}"
 
 
@@ -69,12 +70,22 @@ def parsed(content: Any) -> Any:
         return None
 
 
+def _content(request: Any) -> bytes:
+    """The body of a request of HTTPX; nothing where it is a stream, as an upload is."""
+    try:
+        return bytes(request.content)
+    except RuntimeError:
+        return b""
+
+
+def type_of(module: str, name: str) -> Any:
+    """A class of a module that has been imported."""
+    return getattr(sys.modules[module], name)
+
+
 @contextmanager
 def recorded(test: str) -> Iterator[list[Call]]:
     """Within it, requests that are answered without an error are noted."""
-    import aiohttp
-    import requests
-
     calls: list[Call] = []
 
     def note(agent: str, method: str, url: str, body: Any, status: int) -> None:
@@ -84,7 +95,7 @@ def recorded(test: str) -> Iterator[list[Call]]:
 
     def of_httpx(request: Any, response: Any) -> None:
         agent = request.headers.get("user-agent", "")
-        note(agent, request.method, str(request.url), parsed(request.content), response.status_code)
+        note(agent, request.method, str(request.url), parsed(_content(request)), response.status_code)
 
     def sending(client: Any) -> Callable[..., Any]:
         def send(self: Any, request: Any, **options: Any) -> Any:
@@ -103,24 +114,26 @@ def recorded(test: str) -> Iterator[list[Call]]:
         return send
 
     def send_request(self: Any, request: Any, **options: Any) -> Any:
-        response = originals[requests.Session, "send"](self, request, **options)
+        response = originals[type_of("requests", "Session"), "send"](self, request, **options)
         agent = request.headers.get("user-agent", "")
         note(agent, request.method, request.url, parsed(request.body), response.status_code)
         return response
 
     async def send_aiohttp(self: Any, method: str, url: Any, **options: Any) -> Any:
-        response = await originals[aiohttp.ClientSession, "_request"](self, method, url, **options)
+        response = await originals[type_of("aiohttp", "ClientSession"), "_request"](self, method, url, **options)
         note("aiohttp", method, str(url), options.get("json"), response.status)
         return response
 
-    ours: dict[tuple[Any, str], Callable[..., Any]] = {
-        (requests.Session, "send"): send_request,
-        (aiohttp.ClientSession, "_request"): send_aiohttp,
+    makers: dict[tuple[str, str, str], Callable[[Any], Callable[..., Any]]] = {
+        ("requests", "Session", "send"): lambda kind: send_request,
+        ("aiohttp", "ClientSession", "_request"): lambda kind: send_aiohttp,
     }
     for name in HTTPX:
-        if (module := sys.modules.get(name)) is not None:
-            ours[module.Client, "send"] = sending(module.Client)
-            ours[module.AsyncClient, "send"] = sending_later(module.AsyncClient)
+        makers |= {(name, "Client", "send"): sending, (name, "AsyncClient", "send"): sending_later}
+    ours = {}
+    for (module, kind, function), make in makers.items():
+        if module in sys.modules:  # the clients have imported what they use
+            ours[type_of(module, kind), function] = make(type_of(module, kind))
     originals = {place: getattr(*place) for place in ours}
     for (kind, name), function in ours.items():
         setattr(kind, name, function)

@@ -22,8 +22,10 @@ from befit.api.llamacpp.infill import create_completion as create_llamacpp_compl
 from befit.api.llamacpp.infill import create_infill
 from befit.api.llamacpp.props import apply_template, properties
 from befit.api.llamacpp.slots import slots
-from befit.api.metrics import CONTENT_TYPE, Metrics
+from befit.api.metrics import CONTENT_TYPE, Metrics, render
 from befit.api.middleware import RequestScope
+from befit.api.models.fleet import Fleet, Holding
+from befit.api.models.member import Loaded, Member
 from befit.api.ollama.routes import add_ollama_routes
 from befit.api.openai.chat import create_chat_completion
 from befit.api.openai.completions import create_completion
@@ -68,10 +70,17 @@ def create_app(
         chat_template = ChatTemplate.from_metadata(model.metadata, model.tokenizer, beside=model.path)
     metrics = Metrics(engine.stats, served_name)
     engine.observer = metrics
-    service = Service(
-        engine, (served_name, *aliases), chat_template, metrics, befit.__version__, tool_parser=tool_parser
-    )
-    app = FastAPI(title="befit", version=service.version, docs_url=None, redoc_url=None)
+    names = (served_name, *aliases)
+    service = Service(engine, names, chat_template, metrics, befit.__version__, tool_parser=tool_parser)
+    member = Member(names, engine.model.name, engine.model.path, default=None, loaded=Loaded(service))
+    return create_fleet_app(Fleet([member]), rules=rules, origins=origins)
+
+
+def create_fleet_app(fleet: Fleet, *, rules: Rules | None = None, origins: Sequence[str] = ()) -> FastAPI:
+    """An ASGI application that serves the models of `fleet`; the other arguments are those of `create_app`."""
+    app = FastAPI(title="befit", version=befit.__version__, docs_url=None, redoc_url=None)
+    if fleet.loader is not None:
+        app.add_middleware(Holding, fleet=fleet)
     if rules is not None:
         app.add_middleware(Guard, rules=rules)
     if origins:
@@ -83,110 +92,112 @@ def create_app(
     app.add_exception_handler(BefitError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientGoneError, _on_client_gone)
-    app.state.service = service
-    _add_openai_routes(app, service)
-    _add_llamacpp_routes(app, service)
-    add_response_routes(app, service)
-    add_tgi_routes(app, service)
-    anthropic.add_anthropic_routes(app, service)
-    add_ollama_routes(app, service)
-    _add_server_routes(app, service)
-    add_page_routes(app, service)
+    app.state.fleet = fleet
+    _add_openai_routes(app, fleet)
+    _add_llamacpp_routes(app, fleet)
+    add_response_routes(app, fleet)
+    add_tgi_routes(app, fleet)
+    anthropic.add_anthropic_routes(app, fleet)
+    add_ollama_routes(app, fleet)
+    _add_server_routes(app, fleet)
+    add_page_routes(app, fleet)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
 
 
-def _add_openai_routes(app: FastAPI, service: Service) -> None:
+def _add_openai_routes(app: FastAPI, fleet: Fleet) -> None:
     @app.get("/models", tags=["llama.cpp"])
     @app.get("/v1/models", tags=["openai"])
     async def models(request: Request) -> Response:
         """The models served, with their context lengths."""
         listed = anthropic.models if anthropic.VERSION_HEADER in request.headers else list_models
-        return json_response(listed(service))
+        return json_response(listed(fleet.members))
 
     @app.get("/v1/models/{name:path}", tags=["openai"])
     async def model(request: Request, name: str) -> Response:
         """One model served."""
         describe = anthropic.describe_model if anthropic.VERSION_HEADER in request.headers else describe_model
-        return json_response(describe(service, name))
+        return json_response(describe(await fleet.member(name), name))
 
     @app.post("/v1/completions", tags=["openai"])
     async def completions(request: Request) -> Response:
         """Continue one or many prompts."""
-        return await create_completion(service, request)
+        return await create_completion(fleet, request)
 
     @app.post("/v1/embeddings", tags=["openai"])
     async def embeddings(request: Request) -> Response:
         """Texts as vectors."""
-        return await create_embeddings(service, request)
+        return await create_embeddings(fleet, request)
 
     @app.post("/tokenize", tags=["tokens"])
     async def to_tokens(request: Request) -> Response:
         """Token ids of a text or of a chat. `inputs` is TGI's, whose answer says where each token lies."""
         body = await read_body(request)
         if b'"inputs"' in body and "inputs" in json_object(body):
-            return await tokenize_as_tgi(service, body)
-        return await tokenize(service, request)
+            return await tokenize_as_tgi(fleet, body)
+        return await tokenize(fleet, request)
 
     @app.post("/detokenize", tags=["tokens"])
     async def to_text(request: Request) -> Response:
         """The text of token ids."""
-        return await detokenize(service, request)
+        return await detokenize(fleet, request)
 
     @app.post("/chat/completions", tags=["llama.cpp"])
     @app.post("/v1/chat/completions", tags=["openai"])
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
-        return await create_chat_completion(service, request)
+        return await create_chat_completion(fleet, request)
 
 
-def _add_llamacpp_routes(app: FastAPI, service: Service) -> None:
+def _add_llamacpp_routes(app: FastAPI, fleet: Fleet) -> None:
     @app.post("/infill", tags=["llama.cpp"])
     async def infill(request: Request) -> Response:
         """Fill in between a prefix and a suffix."""
-        return await create_infill(service, request)
+        return await create_infill(fleet, request)
 
     @app.post("/completion", tags=["llama.cpp"])
     async def completion(request: Request) -> Response:
         """Continue a prompt."""
-        return await create_llamacpp_completion(service, request)
+        return await create_llamacpp_completion(fleet, request)
 
     @app.get("/props", tags=["llama.cpp"])
     async def props() -> Response:
         """What the server is set to: context, sampling defaults, the chat template and where it is from."""
-        return json_response(properties(service))
+        return json_response(properties(await fleet.service()))
 
     @app.get("/slots", tags=["llama.cpp"])
     async def show_slots(request: Request) -> Response:
         """A slot for each sequence that may run; with `fail_on_no_slot=1`, 503 when none is free."""
-        return slots(service, request.query_params.get("fail_on_no_slot"))
+        return slots(await fleet.service(), request.query_params.get("fail_on_no_slot"))
 
     @app.post("/apply-template", tags=["llama.cpp"])
     async def template(request: Request) -> Response:
         """A conversation as the prompt that the model would see."""
-        return await apply_template(service, request)
+        return await apply_template(fleet, request)
 
 
-def _add_server_routes(app: FastAPI, service: Service) -> None:
+def _add_server_routes(app: FastAPI, fleet: Fleet) -> None:
     @app.get("/v1/health", tags=["llama.cpp"])
     @app.get("/health", tags=["server"])
     async def health() -> Response:
         """200 while requests are admitted; 503 when the engine is dead or the server is draining."""
-        if not service.engine.alive:
+        if not fleet.alive:
             return error_answer(Problem(503, "The engine is not running.", EngineDead.code), "/health")
-        if service.draining:
+        if fleet.draining:
             return error_answer(Problem(503, "The server is draining.", Overloaded.code), "/health")
         return json_response({"status": "ok"})
 
     @app.get("/version", tags=["server"])
     async def show_version() -> Response:
         """The version of befit."""
-        return json_response({"version": service.version})
+        return json_response({"version": befit.__version__})
 
     @app.get("/metrics", tags=["server"])
     async def metrics() -> Response:
         """Prometheus metrics."""
-        return Response(await asyncio.to_thread(service.metrics.render), media_type=CONTENT_TYPE)
+        return Response(
+            await asyncio.to_thread(render, [service.metrics for service in fleet.services]), media_type=CONTENT_TYPE
+        )
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

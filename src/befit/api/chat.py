@@ -40,8 +40,11 @@ class ChatTemplate:
         source: str,
         tool_use: str | None = None,
         special_tokens: Mapping[str, str] | None = None,
+        system: str = "",
     ) -> None:
-        """tool_use: the template for requests with tools, if it is another. special_tokens: bos_token and so on."""
+        """tool_use: the template for requests with tools, if it is another. special_tokens: bos_token and so on.
+        system: what a conversation without a system message begins with."""
+        self.system = system
         self.text = template
         self.source = source
         self._tokenizer = tokenizer
@@ -74,19 +77,23 @@ class ChatTemplate:
         file: str | Path | None = None,
         *,
         beside: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> ChatTemplate:
         """The template that `chat_sources.choose` finds: `file`, which may also be a template's name, if it is given;
-        else the model's own; else one beside the model file; else the fallback for its family.
+        else the model's own; else one beside the model file; else the fallback for its family. settings: what the model
+        was created with, whose template is its own then, and whose system message is used.
 
         Raises ConfigError for a file that cannot be read and TemplateError for a template that does not compile.
         """
-        found = choose(metadata, tokenizer, given=file, beside=beside)
+        settings = settings or {}
+        found = choose(metadata, tokenizer, given=file, beside=beside, created=settings.get("template"))
         return cls(
             found.text,
             tokenizer,
             source=found.why,
             tool_use=found.tool_use,
             special_tokens=_special_tokens(metadata, tokenizer),
+            system=settings.get("system") or "",
         )
 
     @property
@@ -100,6 +107,12 @@ class ChatTemplate:
             except Exception:  # templates may fail in any way that Python expressions can
                 self._drops_system = True
         return self._drops_system
+
+    def with_system(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """The messages, behind the template's system message where they have none."""
+        if not self.system or any(message.get("role") in ("system", "developer") for message in messages):
+            return messages
+        return [{"role": "system", "content": self.system}, *messages]
 
     def render(
         self,
@@ -117,7 +130,7 @@ class ChatTemplate:
         Raises InvalidRequest for messages that are none, UnsupportedField for parts of them that are not text, and
         TemplateError when the template refuses them or runs away.
         """
-        prepared = plain_messages(messages)
+        prepared = plain_messages(self.with_system(messages))
         if not continue_final_message:
             return self._render(prepared, tools, add_generation_prompt, kwargs)
         if add_generation_prompt:
@@ -152,7 +165,7 @@ class ChatTemplate:
         `encode(render(...), add_special=False)`. add_special: also put the tokeniser's BOS in front, unless the
         template has put it there.
         """
-        conversation: tuple[Any, ...] = (plain_messages(messages), tools, kwargs)
+        conversation: tuple[Any, ...] = (plain_messages(self.with_system(messages)), tools, kwargs)
         found: dict[str, str] = {}  # spelling → the number that stands for it
         quoted = {spelling for text in _strings(conversation) for spelling in self._control.findall(text)}
         quoted -= _REASONING_MARKERS

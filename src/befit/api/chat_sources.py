@@ -31,14 +31,22 @@ class Source:
 
 
 def choose(
-    metadata: Mapping[str, Any], tokenizer: Tokenizer, *, given: str | Path | None = None, beside: Path | None = None
+    metadata: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    *,
+    given: str | Path | None = None,
+    beside: Path | None = None,
+    created: str | None = None,
 ) -> Source:
-    """The template to use. given: what `--chat-template` says; beside: the model file, or the folder it is.
+    """The template to use. given: what `--chat-template` says; beside: the model file, or the folder it is; created:
+    what the model was created with.
 
     Raises ConfigError for a file that cannot be read or holds no template, and for a name that nothing has.
     """
     if given is not None:
         return _given(metadata, tokenizer, given)
+    if created:
+        return Source(created, "what the model was created with")
     own = _own(metadata)
     if own is None and beside is not None:
         own = _beside(beside if beside.is_dir() else beside.parent)

@@ -7,7 +7,8 @@ prometheus-client only to write them out (imported at the first scrape, which ke
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -87,12 +88,6 @@ class Metrics:
     def preempted(self) -> None:
         """Part of `EngineObserver`; preemptions are counted by the engine."""
 
-    def render(self) -> bytes:
-        """The exposition text. The registry is this object's own: nothing global is read or changed."""
-        from prometheus_client.exposition import generate_latest
-
-        return generate_latest(self)
-
     def collect(self) -> Iterator[Metric]:
         """What a prometheus-client registry's collect() gives."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -156,3 +151,28 @@ class Metrics:
         )
         yield histogram("e2e_request_latency_seconds", "Arrival to end of the request.", self.whole_seconds)
         yield histogram("step_seconds", "One step of the backend.", self.step_seconds)
+
+
+def render(all_metrics: Iterable[Metrics]) -> bytes:
+    """The exposition text of all models, each metric once with a sample a model. Nothing global is read or changed."""
+    from prometheus_client.exposition import generate_latest
+
+    families: dict[str, Metric] = {}
+    for metrics in all_metrics:
+        for family in metrics.collect():
+            if family.name in families:
+                families[family.name].samples += family.samples
+            else:
+                families[family.name] = family
+    return generate_latest(_Collected(families.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Collected:
+    """What a prometheus-client registry is asked for."""
+
+    families: Iterable[Metric]
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics."""
+        return self.families

@@ -24,7 +24,7 @@ from befit.api.listener import address, bind
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from befit.engine.async_engine import AsyncEngine
+    from befit.api.models.fleet import Fleet
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +34,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Server(uvicorn.Server):
-    """uvicorn with befit's signals: the first drains the engine, then closes; the second ends the process."""
+    """uvicorn with befit's signals: the first drains the engines, then closes; the second ends the process."""
 
-    def __init__(
-        self, app: FastAPI, engine: AsyncEngine, drain_timeout: float | None, on_started: Callable[[], None]
-    ) -> None:
+    def __init__(self, app: FastAPI, drain_timeout: float | None, on_started: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -54,8 +52,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=FLUSH_SECONDS,
             )
         )
-        self._service = app.state.service
-        self._engine = engine
+        self.fleet: Fleet = app.state.fleet
         self._drain_timeout = drain_timeout
         self._on_started = on_started
         self._draining: asyncio.Task[None] | None = None
@@ -74,9 +71,9 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
 
         def on_signal(number: int, frame: FrameType | None) -> None:
-            if self._service.draining:
+            if self.fleet.draining:
                 os._exit(128 + number)
-            self._service.draining = True
+            self.fleet.draining = True
             loop.call_soon_threadsafe(self.drain)
 
         previous = {number: signal.signal(number, on_signal) for number in _SIGNALS}
@@ -88,20 +85,19 @@ class Server(uvicorn.Server):
 
     def drain(self) -> None:
         """Stop admitting, and close once the running requests are done."""
-        self._service.draining = True
+        self.fleet.draining = True
         log.info("draining: running requests finish, new ones are refused; a second signal ends the server at once")
         self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
         try:
-            await self._engine.drain(self._drain_timeout)
+            await self.fleet.drain(self._drain_timeout)
         finally:
             self.should_exit = True
 
 
 def serve(
     app: FastAPI,
-    engine: AsyncEngine,
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
@@ -109,7 +105,7 @@ def serve(
     on_ready: Callable[[str], None] | None = None,
     drain_timeout: float | None = None,
 ) -> None:
-    """Start the engine, serve until a signal, stop the engine. Returns when all is down.
+    """Start the engines, serve until a signal, stop the engines. Returns when all is down.
 
     sock: one from `bind`, else host and port are bound here. on_ready gets the URL once requests are taken.
     drain_timeout: seconds that running requests get to finish; None is no limit.
@@ -124,14 +120,14 @@ def serve(
             on_ready(url)
 
     try:
-        uvloop.run(_serve(Server(app, engine, drain_timeout, started), engine, listener))
+        uvloop.run(_serve(Server(app, drain_timeout, started), listener))
     finally:
         listener.close()
 
 
-async def _serve(server: Server, engine: AsyncEngine, listener: socket.socket) -> None:
-    await engine.start()
+async def _serve(server: Server, listener: socket.socket) -> None:
+    await server.fleet.start()
     try:
         await server.serve(sockets=[listener])
     finally:
-        await engine.stop()
+        await server.fleet.stop()

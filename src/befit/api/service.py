@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from befit.api.models.settings import as_sampling
 from befit.api.reasoning import ReasoningFormat, detect_reasoning
 from befit.api.tools.support import ToolSupport
-from befit.errors import ModelNotFound
 from befit.sampling import recommended
 
 if TYPE_CHECKING:
@@ -21,15 +20,11 @@ if TYPE_CHECKING:
     from befit.tokenizer.base import Tokenizer
 
 
-PLACEHOLDERS = frozenset({"dummy", "tgi"})
-"""What Hugging Face's clients and TGI's examples send as a model's name for a server of one model."""
-
-
 @dataclass(slots=True)
 class Service:
-    """One served model. `names` holds the served name first, then its aliases; `draining`: nothing new is admitted;
-    `tool_parser`: the format of tool calls, if not the one that the model is known by; `recommended`: the sampling that
-    requests get which ask for none.
+    """One served model. `names` holds the served name first, then its aliases; `tool_parser`: the format of tool calls,
+    if not the one that the model is known by; `settings`: what the model was created with;
+    `recommended`: the sampling that requests get which ask for none.
     """
 
     engine: AsyncEngine
@@ -37,10 +32,9 @@ class Service:
     template: ChatTemplate
     metrics: Metrics
     version: str
-    created: int = field(default_factory=lambda: int(time.time()))
     fingerprint: str = ""
-    draining: bool = False
     tool_parser: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     tools: ToolSupport = field(init=False)
     reasoning: ReasoningFormat | None = field(init=False)
     recommended: Mapping[str, Any] = field(init=False)
@@ -51,7 +45,7 @@ class Service:
         seen = f"{self.version}|{self.names[0]}|{self.engine.model.name}|{config.backend}"
         self.fingerprint = "fp_" + hashlib.sha256(seen.encode()).hexdigest()[:12]
         self.tools = ToolSupport.of(self.template, self.tokenizer, self.tool_parser)
-        self.recommended = recommended(self.engine.model.metadata)
+        self.recommended = {**recommended(self.engine.model.metadata), **as_sampling(self.settings)}
         self.reasoning = detect_reasoning(self.tokenizer)
 
     @property
@@ -74,11 +68,8 @@ class Service:
         return self._fim[0]
 
     def model_name(self, asked: str | None) -> str:
-        """The name to answer under: the one asked for, or the served name when none was. Raises ModelNotFound."""
-        if not asked or asked in PLACEHOLDERS:
+        """The name to answer under: the one asked for where that is one of the model's, else the served name."""
+        if not asked:
             return self.names[0]
-        asked = asked.removesuffix(":latest") if asked not in self.names else asked
-        if asked not in self.names:
-            known = ", ".join(self.names)
-            raise ModelNotFound(f"Model {asked[:200]!r} is not served here; this server has: {known}.")
-        return asked
+        known = asked if asked in self.names else asked.removesuffix(":latest")
+        return known if known in self.names else self.names[0]

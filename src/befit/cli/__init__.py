@@ -21,6 +21,8 @@ VERBS = (
     "build",
     "quantize",
     "list",
+    "ps",
+    "stop",
     "search",
     "show",
     "cp",

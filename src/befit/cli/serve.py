@@ -12,7 +12,7 @@ from befit.store.catalogue import DEFAULT_MODEL
 
 
 @click.command("serve")
-@click.argument("model", default=DEFAULT_MODEL)
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is all of them.")
 @click.option(
     "--port",
@@ -26,8 +26,11 @@ from befit.store.catalogue import DEFAULT_MODEL
     "--served-name",
     metavar="NAME",
     multiple=True,
-    help="What clients call the model; given again, further names for it.  [default: MODEL's own name]",
+    help="What clients call the (first) model; given again, further names for it.  [default: MODEL's own name]",
 )
+@click.option("--preload", is_flag=True, help="Load all MODELs at the start, not only the first.")
+@click.option("--any-model", is_flag=True, help="Load any stored model that a request names; let clients manage them.")
+@click.option("--pull", is_flag=True, help="With --any-model: fetch what a request names and is not stored.")
 @chat_template_option
 @click.option(
     "--tool-parser",
@@ -50,56 +53,59 @@ from befit.store.catalogue import DEFAULT_MODEL
 )
 @click.option("--no-prefix-cache", is_flag=True, help="Compute equal beginnings of prompts anew each time.")
 def command(
-    model: str,
+    models: tuple[str, ...],
     host: str,
     port: int,
     served_name: tuple[str, ...],
+    preload: bool,
+    any_model: bool,
+    pull: bool,
     chat_template: str | None,
     tool_parser: str,
     no_prefix_cache: bool,
     **values: Any,
 ) -> None:
-    """Serve MODEL over the OpenAI API.
+    """Serve MODEL over the OpenAI API, and those of Anthropic, Ollama, TGI and llama.cpp.
 
-    Ctrl-C or SIGTERM stops taking requests, finishes the running ones and ends; a second one ends at once.
+    Requests that name no model get the first MODEL; the others are loaded when a request names them, as far as memory
+    allows. Ctrl-C or SIGTERM stops taking requests, finishes the running ones and ends; a second one ends at once.
     """
     import logging
 
     from befit.api.listener import bind
     from befit.api.loading import Loading
 
+    if pull and not any_model:
+        raise click.UsageError("--pull goes with --any-model.")
     guard = to_guard(values)
     with bind(host, port) as listener:  # before loading: a port in use is told at once
-        from befit.engine.load import load_model
+        from befit.api.models.loader import ModelLoader
 
-        options = to_engine_options({**values, "prefix_cache": not no_prefix_cache})
+        loader = ModelLoader(
+            to_engine_options({**values, "prefix_cache": not no_prefix_cache}),
+            first=(models or (DEFAULT_MODEL,))[0],
+            chat_template=chat_template,
+            tool_parser=None if tool_parser == "auto" else tool_parser,
+            several=len(models) > 1 or any_model,
+            stored=any_model,
+            pull=pull,
+        )
+        others = loader.others(models[1:])
         with Loading(listener):
-            loaded = load_model(model, options, progress=True, report=click.echo, meanwhile=_import_server)
-        from befit.api.app import create_app
-        from befit.api.chat import ChatTemplate
+            first = loader.load_first(served_name, click.echo, _import_server)
+        from befit.api.app import create_fleet_app
+        from befit.api.models.fleet import Fleet
         from befit.api.server import serve
-        from befit.engine.async_engine import AsyncEngine
 
-        template = ChatTemplate.from_metadata(loaded.metadata, loaded.tokenizer, file=chat_template, beside=loaded.path)
-        click.echo(f"chat template: {template.source}")
+        if first.service is not None:
+            click.echo(f"chat template: {first.service.template.source}")
+            click.echo(f"tool calls: {first.service.tools.form.name} ({first.service.tools.why})")
+        for member in others:
+            click.echo(f"{'loaded too' if preload else 'loaded when it is asked for'}: {member.name}")
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
-        engine = AsyncEngine(loaded)
-        try:
-            name, *aliases = served_name or (loaded.name,)
-            app = create_app(
-                engine,
-                served_name=name,
-                chat_template=template,
-                aliases=aliases,
-                tool_parser=None if tool_parser == "auto" else tool_parser,
-                **guard,
-            )
-            tools = app.state.service.tools
-            click.echo(f"tool calls: {tools.form.name} ({tools.why})")
-            serve(app, engine, host, port, sock=listener, on_ready=_announce)
-        finally:
-            loaded.close()
+        app = create_fleet_app(Fleet([first, *others], loader, preload=preload), **guard)
+        serve(app, host, port, sock=listener, on_ready=_announce)
 
 
 def _import_server() -> None:

@@ -99,6 +99,11 @@ class AsyncEngine:
         return self._thread is not None and self._thread.is_alive() and self._core.alive and not self._stopping
 
     @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return not self._streams
+
+    @property
     def observer(self) -> EngineObserver | None:
         """Who is told about requests and steps."""
         return self._core.observer.observer

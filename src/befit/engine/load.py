@@ -50,7 +50,8 @@ class LoadedDraft:
 @dataclass(slots=True)
 class LoadedModel:
     """A model ready to serve. `close` frees the backend, then lets go of the file. parameters: how many weights there
-    are; quantisation: the format that most of them have."""
+    are; quantisation: the format that most of them have. memory: bytes it takes at most, beside what any process does.
+    """
 
     name: str
     path: Path
@@ -63,6 +64,7 @@ class LoadedModel:
     draft: LoadedDraft | None = None
     parameters: int = 0
     quantisation: str = ""
+    memory: int = 0
     grammars: Grammars = field(init=False)
 
     def __post_init__(self) -> None:
@@ -108,18 +110,22 @@ def load_model(
     report: Callable[[str], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     meanwhile: Callable[[], None] | None = None,
+    alone: bool = True,
+    shorten: bool = True,
 ) -> LoadedModel:
     """Load the model that `ref`, a name or the path of a GGUF file, of a Hugging Face folder or of a built
     folder, stands for.
 
     progress shows a download's progress. `report` gets the resolved settings as a short table (they are logged too);
     `on_progress` gets (done, total) while weights are prepared, on another thread. `meanwhile` is called while they
-    are: the place for what a program has to do besides, such as importing. Raises ModelNotFound, DownloadError,
-    CorruptFile, UnsupportedModel, BuildMismatch, ConfigError or DoesNotFit, the last two before any weight is read.
+    are: the place for what a program has to do besides, such as importing. `alone`: no other model is to be loaded
+    beside it, so that its KV cache may have all of `options.memory`; `shorten`: a shorter context than usual may make
+    it fit. Raises ModelNotFound, DownloadError, CorruptFile, UnsupportedModel, BuildMismatch, ConfigError or
+    DoesNotFit, the last two before any weight is read.
     """
     # Imported here so that commands that load no model do not pay for it.
     from befit import tokenizer
-    from befit.engine.resolve import table
+    from befit.engine.resolve import machine_of, table
 
     opened = _open(ref, options, progress)
     draft: _Opened | None = None
@@ -137,7 +143,7 @@ def load_model(
 
             draft = _open(options.draft, options, progress)
             check_vocabulary(draft.name, opened.metadata, draft.metadata)
-        config, budget, facts, notes = _settled(opened, options, draft)
+        config, budget, facts, notes = _settled(opened, options, draft, alone=alone, shorten=shorten)
         settings = table(config, budget, facts, notes)
         log.info("Settings:\n%s", settings)
         if report is not None:
@@ -156,6 +162,7 @@ def load_model(
         loaded = LoadedModel(
             opened.name, opened.path, opened.metadata, opened.program, tokens, backend, config, release=opened.close
         )
+        loaded.memory = budget.total - budget.reserve - machine_of(options).overhead
         loaded.parameters, loaded.quantisation = _counted(opened.weights.values())
         if draft is not None:
             loaded.draft = LoadedDraft(draft.name, draft.program, _create(draft, config), release=draft.close)
@@ -183,7 +190,7 @@ def settle(ref: str, options: EngineOptions) -> tuple[EngineConfig, Budget, Mode
 
 
 def _settled(
-    opened: _Opened, options: EngineOptions, draft: _Opened | None
+    opened: _Opened, options: EngineOptions, draft: _Opened | None, *, alone: bool = True, shorten: bool = True
 ) -> tuple[EngineConfig, Budget, Model, list[str]]:
     """Choose what the weights are rounded to, and everything that follows from it; and notes on the weights."""
     from befit.engine.quantise import choose
@@ -198,12 +205,12 @@ def _settled(
         return replace(replace(opened, weights=weights).facts, draft=beside)
 
     def settings_of(weights: Mapping[str, Weight]) -> EngineConfig:
-        return resolve(options, facts_of(weights))[0]
+        return resolve(options, facts_of(weights), alone=alone, shorten=shorten)[0]
 
     choice = choose(options, opened.program, opened.weights, opened.release, settings_of)
     opened.weights = choice.weights
     facts = facts_of(opened.weights)
-    config, budget = resolve(options, facts)
+    config, budget = resolve(options, facts, alone=alone, shorten=shorten)
     return config, budget, facts, [*opened.notes, *([choice.why] if choice.why else [])]
 
 
@@ -252,7 +259,24 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _open(ref: str, options: EngineOptions, progress: bool) -> _Opened:
+def fetched(ref: str, options: EngineOptions, *, progress: bool) -> tuple[Path, str]:
+    """The path of a model, fetched if it is not here, and the name that clients use. Raises what `load_model` does for
+    a model that is not there or is not worth a download."""
+    from befit import store
+
+    path = _path(ref, options, progress)
+    if store.is_build(str(path)):
+        from befit.errors import BuildMismatch
+        from befit.prepared.manifest import read_manifest
+
+        try:
+            return path, read_manifest(path).name
+        except BuildMismatch:  # it is built anew when it is loaded, or refused then
+            pass
+    return path, served_name(ref, path)
+
+
+def _path(ref: str, options: EngineOptions, progress: bool) -> Path:
     from befit import store
 
     def admit(wanted: Wanted) -> None:
@@ -260,7 +284,13 @@ def _open(ref: str, options: EngineOptions, progress: bool) -> _Opened:
 
         check(wanted, options)  # before it is fetched: does it fit?
 
-    path = store.resolve(ref, progress=progress, admit=admit)
+    return store.resolve(ref, progress=progress, admit=admit)
+
+
+def _open(ref: str, options: EngineOptions, progress: bool) -> _Opened:
+    from befit import store
+
+    path = _path(ref, options, progress)
     if store.is_build(str(path)):
         return _open_build(path, options, progress)
     return _open_file(path, served_name(ref, path))

@@ -1,8 +1,9 @@
 """Turning what the user left on auto into numbers, once, at start: see `EngineConfig` for what each one means.
 
-Every sum is `befit.plan.fit.budget`. Without --memory the KV cache gets a quarter of what is free, with it all that is
-left of it; but never more than all sequences can use and never less than one full context. Where that does not fit,
-there are fewer sequences, then smaller steps, then a shorter context, as far as the user left these open.
+Every sum is `befit.plan.fit.budget`. Without --memory, or where other models are to have room too, the KV cache gets a
+quarter of what is free, with it all that is left of it; but never more than all sequences can use and never less than
+one full context. Where that does not fit, there are fewer sequences, then smaller steps, then a shorter context, as far
+as the user left these open.
 """
 
 from __future__ import annotations
@@ -29,11 +30,18 @@ _KV_DTYPES = {"native": ("f16", "int8"), "reference": ("f32",), "cuda": ("f16", 
 
 
 def resolve(
-    options: EngineOptions, model: Model, *, root: Path = Path("/"), block_size: int = BLOCK_SIZE
+    options: EngineOptions,
+    model: Model,
+    *,
+    root: Path = Path("/"),
+    block_size: int = BLOCK_SIZE,
+    alone: bool = True,
+    shorten: bool = True,
 ) -> tuple[EngineConfig, Budget]:
     """All settings of an engine, and what they take of memory.
 
-    Raises ConfigError for impossible wishes, DoesNotFit for lack of memory. A KV page has room for `model.draft` too.
+    alone: no other model is to be loaded beside this one. shorten: a shorter context may make it fit. Raises
+    ConfigError for impossible wishes, DoesNotFit for lack of memory. A KV page has room for `model.draft` too.
     """
     _check(options)
     backend = _auto_backend(options) if options.backend == "auto" else options.backend
@@ -49,8 +57,8 @@ def resolve(
     ctx = _ctx(options, model)
     cached = options.kv_tokens or max(ctx, (options.max_seqs or 1) * block_size)
     least = Wish(ctx=ctx, kv_dtype=kv_dtype, backend=backend, kv_tokens=_whole(cached, block_size))
-    wish = _fitting(options, model, machine, least, block_size)
-    n_blocks = _blocks(options, model, machine, wish, block_size)
+    wish = _fitting(options, model, machine, least, block_size, shorten=shorten)
+    n_blocks = _blocks(options, model, machine, wish, block_size, alone=alone)
     max_seqs = min(wish.seqs, n_blocks)
     if options.max_seqs is not None and options.max_seqs > n_blocks:
         raise ConfigError(
@@ -142,6 +150,11 @@ def _auto_backend(options: EngineOptions) -> str:
         return "native"
 
 
+def machine_of(options: EngineOptions) -> Machine:
+    """What the options' models are to fit: this machine's memory or a card's, or so much of it as they say."""
+    return _machine(options, Path("/"), _auto_backend(options) if options.backend == "auto" else options.backend)
+
+
 def _machine(options: EngineOptions, root: Path, backend: str) -> Machine:
     machine = this_cpu(measure=False, root=root, threads=options.threads)
     if backend == "cuda":
@@ -177,13 +190,15 @@ def _ctx(options: EngineOptions, model: Model) -> int:
     return ctx
 
 
-def _fitting(options: EngineOptions, model: Model, machine: Machine, least: Wish, block_size: int) -> Wish:
+def _fitting(
+    options: EngineOptions, model: Model, machine: Machine, least: Wish, block_size: int, *, shorten: bool
+) -> Wish:
     """The wish with as many sequences and as large steps as fit beside the least KV cache. Raises DoesNotFit."""
     for seqs, tokens in _batches(options, least.cached // block_size):
         wish = replace(least, seqs=seqs, token_budget=tokens)
         if fit.budget(model, machine, wish).fits:
             return wish
-    if options.ctx is None and options.kv_tokens is None:
+    if shorten and options.ctx is None and options.kv_tokens is None:
         ctx = fit.rounded(fit.largest_ctx(model, machine, wish))
         if fit.USEFUL_CTX <= ctx < wish.ctx:
             return wish.shorter(_whole(ctx, block_size))
@@ -198,15 +213,16 @@ def _batches(options: EngineOptions, pages: int) -> Iterator[tuple[int, int]]:
         yield seqs, options.token_budget or max(tokens, 2 * seqs)
 
 
-def _blocks(options: EngineOptions, model: Model, machine: Machine, wish: Wish, block_size: int) -> int:
+def _blocks(options: EngineOptions, model: Model, machine: Machine, wish: Wish, block_size: int, *, alone: bool) -> int:
     """Pages of the KV cache."""
     least = wish.cached // block_size
     if options.kv_tokens is not None:
         return least
     page = block_size * fit.token_bytes(model, wish.kv_dtype)
     room = fit.room(model, machine, wish) // page
-    alone = options.memory is not None or machine.kind == "gpu"  # nobody else needs what is left of a card
-    share = room if alone else int(machine.available * KV_SHARE) // page
+    # Nobody else needs what is left of a card, or of what was given.
+    all_of_it = alone and (options.memory is not None or machine.kind == "gpu")
+    share = room if all_of_it else int(machine.available * KV_SHARE) // page
     usable = wish.seqs * _whole(wish.ctx, block_size) // block_size
     return min(room, max(least, min(usable, share)))
 

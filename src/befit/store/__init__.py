@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from befit.store.catalogue import DEFAULT_MODEL
     from befit.store.fetch import pull
     from befit.store.inventory import disk_usage, list_models
-    from befit.store.layout import Manifest, ModelRow, home
-    from befit.store.lookup import find, is_build, is_known, is_model_folder, is_reference, resolve
-    from befit.store.manage import copy, removal, remove_unfinished
+    from befit.store.layout import Manifest, ModelRow, home, settings
+    from befit.store.lookup import find, full_name, is_build, is_known, is_model_folder, is_reference, resolve
+    from befit.store.manage import copy, removal, remove_unfinished, store_files
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -24,6 +24,7 @@ __all__ = [
     "copy",
     "disk_usage",
     "find",
+    "full_name",
     "home",
     "is_build",
     "is_known",
@@ -34,6 +35,8 @@ __all__ = [
     "removal",
     "remove_unfinished",
     "resolve",
+    "settings",
+    "store_files",
 ]
 
 # Looked up on first use: --help wants the default model's name and nothing else.
@@ -41,9 +44,9 @@ _HOMES = {
     "catalogue": ("DEFAULT_MODEL",),
     "fetch": ("pull",),
     "inventory": ("disk_usage", "list_models"),
-    "layout": ("Manifest", "ModelRow", "home"),
-    "lookup": ("find", "is_build", "is_known", "is_model_folder", "is_reference", "resolve"),
-    "manage": ("copy", "removal", "remove_unfinished"),
+    "layout": ("Manifest", "ModelRow", "home", "settings"),
+    "lookup": ("find", "full_name", "is_build", "is_known", "is_model_folder", "is_reference", "resolve"),
+    "manage": ("copy", "removal", "remove_unfinished", "store_files"),
 }
 
 

@@ -43,19 +43,26 @@ Admit = Callable[[Wanted], None]
 """Raises when a model should not be fetched."""
 
 
-def pull(repository: Repository, name: str, progress: bool = True, admit: Admit | None = None) -> Path:
+Watch = Callable[[str, int, int], None]
+"""Told, as a download goes on, the digest of a file, its size and how many bytes have come. What it raises ends the
+download; what has come stays for the next time."""
+
+
+def pull(
+    repository: Repository, name: str, progress: bool = True, admit: Admit | None = None, watch: Watch | None = None
+) -> Path:
     """Make sure that the model is in the hub's cache and whole, and return the path to open.
 
     Files that are there are compared with their digests. `admit` is asked before anything is fetched. Raises
     ModelNotFound, DownloadError, and what `admit` raises.
     """
     try:
-        return _pull(repository, name, progress, admit)
+        return _pull(repository, name, progress, admit, watch)
     except transfer.Changed:  # the branch moved on between listing and fetching: once more, from a new listing
-        return _pull(repository, name, progress, admit)
+        return _pull(repository, name, progress, admit, watch)
 
 
-def _pull(repository: Repository, name: str, progress: bool, admit: Admit | None) -> Path:
+def _pull(repository: Repository, name: str, progress: bool, admit: Admit | None, watch: Watch | None) -> Path:
     listing = transfer.patiently(lambda: hub.list_files(repository))
     paths = choice.choose(list(listing.files), repository.file, repository.name)
     if choice.INDEX in paths:
@@ -68,7 +75,7 @@ def _pull(repository: Repository, name: str, progress: bool, admit: Admit | None
         if admit is not None:
             admit(wanted)
         _check_room(listing, missing, name)
-    with _bar(f"{'Fetching' if missing else 'Checking'} {name}", wanted.size, progress) as bar:
+    with _bar(f"{'Fetching' if missing else 'Checking'} {name}", wanted.size, progress, watch) as bar:
         for file in files:
             _bring(listing, file, bar, progress)
     _note_revision(listing)
@@ -136,6 +143,7 @@ def _bring(listing: Listing, file: RemoteFile, bar: _Bar, progress: bool) -> Non
     """One file: compared if it is there, else fetched and linked."""
     lock = hub_cache.folder() / ".locks" / hub_cache.place(listing.repository).name / f"{file.digest}.lock"
     blob, pointer, unfinished = _blob(listing, file), _pointer(listing, file), _unfinished(listing, file)
+    bar.begin(file)
 
     def waiting() -> None:
         if progress:
@@ -175,25 +183,38 @@ def _note_revision(listing: Listing) -> None:
     os.replace(fresh, ref)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Bar:
     """How far a pull is: bytes that came, and bytes that were here and say nothing of the speed."""
 
     bar: Any
+    watch: Watch | None
+    file: RemoteFile | None = None
+    there: int = 0
+
+    def begin(self, file: RemoteFile) -> None:
+        self.file, self.there = file, 0
 
     def came(self, count: int) -> None:
+        self._tell(count)
         self.bar.update(count)
 
     def was_here(self, count: int) -> None:
+        self._tell(count)
         if not self.bar.disable:
             self.bar.initial += count
             self.bar.update(count)
 
+    def _tell(self, count: int) -> None:
+        self.there += count
+        if self.watch is not None and self.file is not None:
+            self.watch(str(self.file.digest), self.file.size or 0, self.there)
+
 
 @contextmanager
-def _bar(what: str, total: int, progress: bool) -> Iterator[_Bar]:
+def _bar(what: str, total: int, progress: bool, watch: Watch | None) -> Iterator[_Bar]:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     often = 0.1 if sys.stderr.isatty() else 5.0
     with tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=not progress, mininterval=often) as bar:
-        yield _Bar(bar)
+        yield _Bar(bar, watch)

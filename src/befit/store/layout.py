@@ -16,11 +16,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from befit.errors import CorruptFile
 from befit.store import names
 
 MANIFEST = "manifest.json"
+_OPTIONAL = ("parts", "settings")
 BUILD_MANIFEST = "befit-build.json"
 """The file that makes a folder one that `befit build` wrote."""
 
@@ -34,6 +36,7 @@ class Manifest:
     sha256      of a single file, hexadecimal; empty where it is not known
     pulled_at   ISO 8601 with its time zone
     parts       bytes of each file by name, of models that have several
+    settings    what it was created with beside its weights: system, template, parameters, license
     """
 
     name: str
@@ -43,6 +46,7 @@ class Manifest:
     source: str
     pulled_at: str
     parts: Mapping[str, int] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def files(self) -> Mapping[str, int]:
@@ -108,8 +112,8 @@ def read_manifest(place: Path) -> Manifest:
     path = place / MANIFEST
     try:
         fields = json.loads(path.read_bytes())
-        manifest = Manifest(**{key: fields[key] for key in Manifest.__slots__ if key != "parts" or key in fields})
-        sound = all(
+        manifest = Manifest(**{key: fields[key] for key in Manifest.__slots__ if key not in _OPTIONAL or key in fields})
+        sound = isinstance(manifest.settings, dict) and all(
             isinstance(size, int) and Path(str(file)).name == file and file != MANIFEST
             for file, size in ((manifest.file, manifest.size), *manifest.parts.items())
         )
@@ -122,11 +126,22 @@ def read_manifest(place: Path) -> Manifest:
     return manifest
 
 
+def settings(path: Path) -> Mapping[str, Any]:
+    """What a stored model was created with; nothing for files that are not in the store. Raises CorruptFile."""
+    place = path if path.is_dir() else path.parent
+    if not place.absolute().is_relative_to(home() / "models"):
+        return {}
+    try:
+        return read_manifest(place).settings
+    except FileNotFoundError:
+        return {}
+
+
 def write_manifest(place: Path, manifest: Manifest) -> None:
     """Write a manifest and force it to disk."""
     with open(place / MANIFEST, "w", encoding="utf-8") as file:
         fields = asdict(manifest)
-        json.dump({key: value for key, value in fields.items() if key != "parts" or value}, file, indent=2)
+        json.dump({key: value for key, value in fields.items() if key not in _OPTIONAL or value}, file, indent=2)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())

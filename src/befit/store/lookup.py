@@ -44,9 +44,12 @@ def resolve(
     return fetch.pull(ref, progress, admit)
 
 
-def find(ref: str, *, fetchable: bool = False) -> Path | None:
-    """Like `resolve`, but None for what is not here and could be fetched. What is damaged counts as not here where it
-    is `fetchable`."""
+def find(ref: str, *, fetchable: bool = False, paths: bool = True) -> Path | None:
+    """Like `resolve`, but None for what is not here and could be fetched.
+
+    fetchable: what is damaged counts as not here. paths: `ref` may be the path of a file or a folder; False is for
+    those who may name models, but not files of this machine.
+    """
     if ref.startswith("hf:"):
         from befit.store import hub_cache, repository
 
@@ -60,11 +63,12 @@ def find(ref: str, *, fetchable: bool = False) -> Path | None:
         from befit.store import pypi
 
         return _stored(pypi.stored_name(ref), fetchable)
-    path = os.path.expanduser(ref)
-    if os.path.isfile(path) or is_model_folder(ref):
-        return Path(path)
-    if names.looks_like_path(ref):
-        raise _no_path(ref)
+    if paths:
+        path = os.path.expanduser(ref)
+        if os.path.isfile(path) or is_model_folder(ref):
+            return Path(path)
+        if names.looks_like_path(ref):
+            raise _no_path(ref)
     return _named(full_name(ref), ref, fetchable)
 
 

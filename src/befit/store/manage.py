@@ -6,10 +6,11 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from befit.errors import ConfigError, DoesNotFit, ModelNotFound
 from befit.store import catalogue, choice, hub_cache, inventory, layout, lookup, names, repository
@@ -21,12 +22,13 @@ _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACC
 _PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
 
 
-def copy(source: str, name: str) -> Path:
+def copy(source: str, name: str, settings: Mapping[str, Any] | None = None, *, replace: bool = False) -> Path:
     """Store a model that is on this machine under another name, and return its new path.
 
     Files of befit's store, the hub's cache and Ollama's, which nobody writes to, are shared by a hard link where the
-    disk can do that; others are copied. Raises ModelNotFound, ConfigError for a name that is taken or cannot be one,
-    and DoesNotFit.
+    disk can do that; others are copied. settings: what the copy is created with, by default the same as the source.
+    replace: a model that has the name makes room. Raises ModelNotFound, ConfigError for a name that is taken or cannot
+    be one, and DoesNotFit.
     """
     target = names.require(name)
     if target.tag is None:
@@ -35,32 +37,59 @@ def copy(source: str, name: str) -> Path:
     if path is None:
         raise ModelNotFound(f"{source} is not on this machine; fetch it with: befit pull {source}")
     files = {file.name: file for file in _files_of(path)}
-    ours = _is_kept(path)
-    full = str(target)
-    with alone(layout.lock(full), lambda: None):
-        if full in layout.stored_names():
-            raise ConfigError(f"{full} is stored already; remove it first with: befit rm {full}")
-        work = layout.partial() / f"{layout.slug(full)}.{os.getpid()}.d"
+    return store_files(
+        str(target),
+        files,
+        main="" if path.is_dir() else path.name if len(files) > 1 else next(iter(files)),
+        sha256=_known_digest(source, path) if len(files) == 1 else "",
+        source=f"copy of {source}",
+        settings=layout.settings(path) if settings is None else settings,
+        link=_is_kept(path),
+        replace=replace,
+    )
+
+
+def store_files(
+    name: str,
+    files: Mapping[str, Path],
+    *,
+    main: str,
+    source: str,
+    sha256: str = "",
+    settings: Mapping[str, Any] | None = None,
+    link: bool = False,
+    replace: bool = False,
+) -> Path:
+    """Store files, by the names that they get, as the model with this full name, and return the path to open.
+
+    main: the file to open, empty where that is the folder. source: where it is from, for people. link: share the files
+    where the disk can do that; else they are copied. The others are those of `copy`.
+    """
+    with alone(layout.lock(name), lambda: None):
+        if name in layout.stored_names() and not replace:
+            raise ConfigError(f"{name} is stored already; remove it first with: befit rm {name}")
+        work = layout.partial() / f"{layout.slug(name)}.{os.getpid()}.d"
         ready = work / "model"
         ready.mkdir(parents=True)
         try:
             for file, origin in files.items():
-                _put(origin, ready / file, link=ours)
+                _put(origin, ready / file, link=link)
             sizes = {file: (ready / file).stat().st_size for file in files}
             manifest = Manifest(
-                name=full,
-                file="" if path.is_dir() else path.name if len(files) > 1 else next(iter(files)),
+                name=name,
+                file=main,
                 size=sum(sizes.values()),
-                sha256=_known_digest(source, path) if len(files) == 1 else "",
-                source=f"copy of {source}",
+                sha256=sha256,
+                source=source,
                 pulled_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                parts=sizes if len(sizes) > 1 or path.is_dir() else {},
+                parts=sizes if len(sizes) > 1 or not main else {},
+                settings=settings or {},
             )
             layout.write_manifest(ready, manifest)
-            layout.install(ready, layout.folder(full))
+            layout.install(ready, layout.folder(name))
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    return layout.folder(full) / manifest.file
+    return layout.folder(name) / main
 
 
 def _files_of(path: Path) -> list[Path]:

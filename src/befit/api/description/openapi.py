@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from befit.api.anthropic.types import CountRequest, MessagesRequest
 from befit.api.description.examples import BODIES as EXAMPLES
-from befit.api.description.examples import FURTHER, curl
+from befit.api.description.examples import DELETED, FURTHER, curl
 from befit.api.description.shapes import ERRORS, error_schema
 from befit.api.guard.middleware import is_open
 from befit.api.llamacpp.props import TemplateRequest
@@ -49,12 +49,16 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "/api/embed": ollama.EmbedRequest,
     "/api/embeddings": ollama.EmbedRequest,
     "/api/show": ollama.ShowRequest,
+    "/api/pull": ollama.PullRequest,
+    "/api/copy": ollama.CopyRequest,
+    "/api/create": ollama.CreateRequest,
     "/": GenerateRequest,
     "/generate": GenerateRequest,
     "/generate_stream": GenerateRequest,
     "/invocations": GenerateRequest,
     "/chat_tokenize": ChatRequest,
 }
+_DELETED: dict[str, type[BaseModel]] = {"/api/delete": ollama.ModelRequest}
 _ABOUT = (
     """A field is honoured, or the answer is an error that names it. `security` applies where the server has keys."""
 )
@@ -66,7 +70,8 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=app.routes)
         _, definitions = models_json_schema(
-            [(model, "validation") for model in dict.fromkeys(SCHEMAS.values())], ref_template=_REFERENCE
+            [(model, "validation") for model in dict.fromkeys([*SCHEMAS.values(), *_DELETED.values()])],
+            ref_template=_REFERENCE,
         )
         # FastAPI's own schemas are of the 422 that it would answer if it parsed bodies.
         schema["components"] = {
@@ -87,14 +92,15 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     responses["default"] = {"description": "What was wrong", "content": {"application/json": {"schema": error}}}
     if not is_open(method.upper(), path):
         operation["security"] = [{"key": []}, {}]
-    body = EXAMPLES.get(path) if method == "post" else None
-    if path in SCHEMAS and method == "post":
-        content: dict[str, Any] = {"schema": {"$ref": _REFERENCE.format(model=SCHEMAS[path].__name__)}}
+    body = {"post": EXAMPLES, "delete": DELETED}.get(method, {}).get(path)
+    parsed = {"post": SCHEMAS, "delete": _DELETED}.get(method, {}).get(path)
+    if parsed is not None:
+        content: dict[str, Any] = {"schema": {"$ref": _REFERENCE.format(model=parsed.__name__)}}
         if body is not None:
             content["example"] = body
         operation["requestBody"] = {"required": True, "content": {"application/json": content}}
     if body is not None or "{" not in path:
-        named = {"": body, **FURTHER.get(path, {})} if method == "post" else {"": None}
+        named = {"": body, **FURTHER.get(path, {})} if method == "post" else {"": body}
         operation["x-codeSamples"] = [
             {"lang": "Shell", "label": title or "curl", "source": curl(method, path, one)}
             for title, one in named.items()

@@ -19,6 +19,7 @@ from befit.api.llamacpp.limits import CANDIDATES, Limits, unsure
 from befit.api.llamacpp.settings import generation_settings
 from befit.api.llamacpp.timings import Timings
 from befit.api.llamacpp.types import GenerationRequest, InfillRequest, RawRequest
+from befit.api.models.fleet import Fleet
 from befit.api.openai.chunks import error_event
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.request_body import parse
@@ -31,10 +32,11 @@ _RESERVED = 256
 """Tokens that a prompt leaves for an output without a limit, or a quarter of the context if that is less."""
 
 
-async def create_infill(service: Service, http: Request) -> Response:
+async def create_infill(fleet: Fleet, http: Request) -> Response:
     """Fill in between a prefix and a suffix, which are trimmed where they do not fit."""
     body = await read_body(http)
     request = parse(InfillRequest, body)
+    service = await fleet.service(request.model)
     fim = require(service.fim, "input_prefix")
     limit = service.ctx - _reserved(request, service.ctx)
     prompt = await off_loop(
@@ -50,9 +52,10 @@ async def create_infill(service: Service, http: Request) -> Response:
     return await _respond(service, http, request, prompt, params)
 
 
-async def create_completion(service: Service, http: Request) -> Response:
+async def create_completion(fleet: Fleet, http: Request) -> Response:
     """Continue a prompt as it is."""
     request = parse(RawRequest, await read_body(http))
+    service = await fleet.service(request.model)
     ids = (
         await encode(service.tokenizer, request.prompt, add_special=True)
         if isinstance(request.prompt, str)

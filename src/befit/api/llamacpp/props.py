@@ -12,6 +12,7 @@ from befit.api.body import read_body
 from befit.api.generation import off_loop
 from befit.api.llamacpp.settings import generation_settings
 from befit.api.llamacpp.types import GenerationRequest
+from befit.api.models.fleet import Fleet
 from befit.api.openai.messages import known_roles
 from befit.api.openai.request_body import RequestBody, parse
 from befit.api.service import Service
@@ -62,10 +63,11 @@ class TemplateRequest(RequestBody):
         """Let the other fields of a chat pass: a prompt does not depend on them."""
 
 
-async def apply_template(service: Service, http: Request) -> Response:
+async def apply_template(fleet: Fleet, http: Request) -> Response:
     """The prompt that a chat with these messages would have."""
     body = await read_body(http)
     request = parse(TemplateRequest, body)
+    service = await fleet.service()
 
     def render() -> str:
         return service.template.render(

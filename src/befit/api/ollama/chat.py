@@ -14,8 +14,9 @@ from starlette.responses import Response
 from befit.api.body import read_body
 from befit.api.generation import off_loop, room
 from befit.api.message import MessageParser, Reasoning, ToolCall, parts
+from befit.api.models.fleet import Fleet
 from befit.api.ollama.answer import Answer, logprobs
-from befit.api.ollama.respond import fitting, loaded, respond
+from befit.api.ollama.respond import fitting, only_load, respond
 from befit.api.ollama.types import ChatRequest
 from befit.api.openai.chat import prompt_ids
 from befit.api.openai.request_body import build, parse
@@ -27,14 +28,15 @@ from befit.engine.outputs import Delta
 from befit.errors import InvalidRequest, UnsupportedField
 
 
-async def chat(service: Service, http: Request) -> Response:
+async def chat(fleet: Fleet, http: Request) -> Response:
     """Validate, admit, then stream or answer whole."""
     began = time.monotonic()
     body = await read_body(http)
     request = parse(ChatRequest, body)
-    model = service.model_name(request.asked)
     if not request.messages:
-        return loaded(model, request.ignored, {"message": {"role": "assistant", "content": ""}})
+        return await only_load(fleet, request, {"message": {"role": "assistant", "content": ""}})
+    service = await request.served(fleet)
+    model = service.model_name(request.asked)
     fields: dict[str, Any] = {
         "messages": [_message(at, message) for at, message in enumerate(request.messages)],
         "tools": request.tools or None,
@@ -46,7 +48,7 @@ async def chat(service: Service, http: Request) -> Response:
     use = tool_use(rendered.tools, None, None)
     ids = fitting(await off_loop(len(body), prompt_ids, service, rendered, use), service.ctx, request.truncate)
     reply = Reply.to(service, ids, use)
-    params = await reply.confined(request.sampling(room(ids, service.ctx, "messages"), request.structure()))
+    params = await reply.confined(request.sampling(room(ids, service.ctx, "messages"), request.structure(), service))
     answer = Answer(model, ids, _Message(service, request, reply.parser()), began)
     return await respond(service, http, request, answer, params)
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from befit.api.answers import json_response
 from befit.api.body import read_body
 from befit.api.generation import Job, encode, room, submit, while_connected
+from befit.api.models.fleet import Fleet
 from befit.api.ollama.types import EmbedRequest
 from befit.api.openai.embeddings import MAX_INPUTS, default_pooling, gather, shorten
 from befit.api.openai.fields import ignored_header
@@ -21,10 +22,11 @@ from befit.api.service import Service
 from befit.sampling import SamplingParams
 
 
-async def embed(service: Service, http: Request) -> Response:
+async def embed(fleet: Fleet, http: Request) -> Response:
     """A vector of length 1 for each input."""
     began = time.monotonic()
     request = parse(EmbedRequest, await read_body(http))
+    service = await request.served(fleet)
     model = service.model_name(request.asked)
     vectors, tokens = await _vectors(service, http, request, request.input, "input")
     body = {
@@ -37,10 +39,10 @@ async def embed(service: Service, http: Request) -> Response:
     return json_response(body, headers=ignored_header(request.ignored))
 
 
-async def embeddings(service: Service, http: Request) -> Response:
+async def embeddings(fleet: Fleet, http: Request) -> Response:
     """The vector of one prompt, as it is."""
     request = parse(EmbedRequest, await read_body(http))
-    service.model_name(request.asked)
+    service = await request.served(fleet)
     [vector], _ = await _vectors(service, http, request, request.prompt, "prompt")
     return json_response({"embedding": [float(x) for x in vector]}, headers=ignored_header(request.ignored))
 

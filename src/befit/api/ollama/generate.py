@@ -13,8 +13,9 @@ from befit.api.body import read_body
 from befit.api.fim import require
 from befit.api.generation import encode, off_loop, room
 from befit.api.message import Message, MessageParser, Reasoning, parts
+from befit.api.models.fleet import Fleet
 from befit.api.ollama.answer import Answer, logprobs
-from befit.api.ollama.respond import fitting, loaded, respond
+from befit.api.ollama.respond import fitting, only_load, respond
 from befit.api.ollama.types import GenerateRequest
 from befit.api.openai.inputs import check_ids
 from befit.api.openai.request_body import parse
@@ -23,15 +24,16 @@ from befit.api.service import Service
 from befit.engine.outputs import Delta
 
 
-async def generate(service: Service, http: Request) -> Response:
+async def generate(fleet: Fleet, http: Request) -> Response:
     """Validate, admit, then stream or answer whole."""
     began = time.monotonic()
     request = parse(GenerateRequest, await read_body(http))
-    model = service.model_name(request.asked)
     if not request.prompt and not request.suffix:
-        return loaded(model, request.ignored, {"response": ""})
+        return await only_load(fleet, request, {"response": ""})
+    service = await request.served(fleet)
+    model = service.model_name(request.asked)
     ids = fitting(await _prompt(service, request), service.ctx, request.truncate)
-    params = request.sampling(room(ids, service.ctx, "prompt"), request.structure())
+    params = request.sampling(room(ids, service.ctx, "prompt"), request.structure(), service)
     reply = Reply.to(service, ids, None)
     plain = bool(request.raw or request.suffix)
     params = require(service.fim, "suffix").ends(params) if request.suffix else await reply.confined(params)

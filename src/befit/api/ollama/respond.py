@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from befit.api.answers import json_response
 from befit.api.generation import Job, submit, while_connected
+from befit.api.models.fleet import Fleet
 from befit.api.ollama.answer import Answer
 from befit.api.ollama.types import GenerationRequest
 from befit.api.openai.fields import ignored_header
@@ -41,8 +42,16 @@ def fitting(ids: list[int], ctx: int, truncate: bool | None) -> list[int]:
     return ids[-max(1, ctx // 2) :] if truncate and len(ids) >= ctx else ids
 
 
-def loaded(model: str, ignored: list[str], members: dict[str, Any]) -> Response:
-    """The answer to a request without a prompt, which asks for the model to be loaded; it is."""
+async def only_load(fleet: Fleet, request: GenerationRequest, members: dict[str, Any]) -> Response:
+    """The answer to a request without a prompt, which asks for the model to be loaded, or, with keep_alive 0, to go."""
+    member = await fleet.member(request.asked)
+    reason = "load"
+    if request.unloads and fleet.keep(member, 0):
+        await fleet.unload(member)  # if requests use it, it goes after them
+        reason = "unload"
+    else:
+        await request.served(fleet)
+    model = request.asked if request.asked in member.names else member.name
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    body = {"model": model, "created_at": now, **members, "done": True, "done_reason": "load"}
-    return json_response(body, headers=ignored_header(ignored))
+    body = {"model": model, "created_at": now, **members, "done": True, "done_reason": reason}
+    return json_response(body, headers=ignored_header(request.ignored))

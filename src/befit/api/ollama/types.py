@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from befit.api.models.fleet import Fleet
+from befit.api.models.keep_alive import seconds
 from befit.api.openai.fields import check_extra
 from befit.api.openai.request_body import RequestBody
 from befit.api.openai.types import Strings
+from befit.api.service import Service
 from befit.errors import InvalidRequest, UnsupportedField
 from befit.sampling import MAX_LOGPROBS, SamplingParams
 from befit.structure import Structure
@@ -36,7 +38,6 @@ _UNSUPPORTED_OPTIONS: Mapping[str, Callable[[Any], bool]] = {
     "mirostat": lambda value: value in _NONE,
     "tfs_z": lambda value: value in (*_NONE, 1),
 }
-_DURATION = re.compile(r"-?(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+|-?\d+(\.\d+)?")
 
 
 class Options(BaseModel):
@@ -96,24 +97,36 @@ class Options(BaseModel):
 
 
 class ModelRequest(RequestBody):
-    """What names a model. keep_alive: the model stays in memory as long as the server runs."""
+    """What names a model. keep_alive: how long it stays in memory after this request."""
 
     model: str | None = None
     name: str | None = None
     keep_alive: float | str | None = None
 
+    _kept: float | None = PrivateAttr(default=None)
+
     def check(self) -> None:
         """Refuse what cannot be honoured."""
         super().check()
-        if isinstance(self.keep_alive, str) and not _DURATION.fullmatch(self.keep_alive):
-            raise InvalidRequest(f"keep_alive is {self.keep_alive[:40]!r}; use seconds, or 5m, 1h30m.", "keep_alive")
         if self.keep_alive is not None:
-            self._ignored = [*self._ignored, "keep_alive"]
+            self._kept = seconds(self.keep_alive)
 
     @property
     def asked(self) -> str | None:
         """The model, under either of the names of the field."""
         return self.model or self.name
+
+    @property
+    def unloads(self) -> bool:
+        """Whether the model is to go when it is idle."""
+        return self.keep_alive is not None and self._kept == 0
+
+    async def served(self, fleet: Fleet) -> Service:
+        """The model's service; from now on it stays in memory as long as the request says."""
+        service = await fleet.service(self.asked)
+        if self.keep_alive is not None and not fleet.keep(await fleet.member(self.asked), self._kept):
+            self._ignored = [*self._ignored, "keep_alive"]
+        return service
 
 
 class GenerationRequest(ModelRequest):
@@ -153,10 +166,12 @@ class GenerationRequest(ModelRequest):
         """What templates of models that may think are told."""
         return {} if self.think is None else {"enable_thinking": bool(self.think)}
 
-    def sampling(self, room: int, structure: Structure | None) -> SamplingParams:
-        """Parameters for a prompt that leaves `room` tokens of context."""
+    def sampling(self, room: int, structure: Structure | None, service: Service) -> SamplingParams:
+        """Parameters for a prompt that leaves `room` tokens of context; the model's own where the request has none."""
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        return (self.options or Options()).sampling(room, logprobs=logprobs, structure=structure)
+        given = self.options.model_dump(exclude_none=True) if self.options is not None else {}
+        options = Options(**{**service.settings.get("parameters", {}), **given})
+        return options.sampling(room, logprobs=logprobs, structure=structure)
 
     def structure(self) -> Structure | None:
         """What the output must look like: JSON, or what a schema says."""
@@ -211,6 +226,51 @@ class EmbedRequest(ModelRequest):
     truncate: bool | None = None
     dimensions: int | None = None
     options: Options | None = None
+
+
+class PullRequest(ModelRequest):
+    """`/api/pull`. insecure: has no effect; downloads are checked."""
+
+    stream: bool | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be honoured."""
+        insecure = (self.model_extra or {}).pop("insecure", None)
+        super().check()
+        self._ignored = [*self._ignored, *(["insecure"] if insecure else [])]
+
+
+class CopyRequest(RequestBody):
+    """`/api/copy`."""
+
+    source: str | None = None
+    destination: str | None = None
+
+
+class CreateRequest(ModelRequest):
+    """`/api/create`."""
+
+    stream: bool | None = None
+    source: str | None = Field(None, alias="from")
+    files: dict[str, str] | None = None
+    adapters: dict[str, str] | None = None
+    template: str | None = None
+    system: str | None = None
+    license: str | list[str] | None = None
+    parameters: Options | None = None
+    messages: list[Any] | None = None
+    quantize: str | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be honoured."""
+        (self.model_extra or {}).pop("from", None)
+        super().check()
+        if self.adapters:
+            raise UnsupportedField("adapters: befit does not apply them; give the merged model.", "adapters")
+        if self.messages:
+            raise UnsupportedField("messages: a model has no conversation of its own; leave them out.", "messages")
+        if self.parameters is not None:
+            self._ignored += [name.replace("options.", "parameters.") for name in self.parameters.check()]
 
 
 class ShowRequest(ModelRequest):

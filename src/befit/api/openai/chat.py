@@ -25,6 +25,7 @@ from befit.api.generation import (
     while_connected,
 )
 from befit.api.message import Message, MessageParser, Part, Reasoning, parts
+from befit.api.models.fleet import Fleet
 from befit.api.openai.chunks import ChunkWriter, error_event
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.ids import new_id
@@ -43,10 +44,11 @@ from befit.errors import InvalidRequest
 _RESERVED_KWARGS = {"messages", "tools", "add_generation_prompt", "continue_final_message", "add_special"}
 
 
-async def create_chat_completion(service: Service, http: Request) -> Response:
+async def create_chat_completion(fleet: Fleet, http: Request) -> Response:
     """Validate, admit, then stream or answer whole."""
     body = await read_body(http)
     request = parse(ChatRequest, body)
+    service = await fleet.service(request.model)
     model = service.model_name(request.model)
     use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
     ids = await off_loop(len(body), prompt_ids, service, request, use)

@@ -28,6 +28,7 @@ from befit.api.generation import (
     submit,
     while_connected,
 )
+from befit.api.models.fleet import Fleet
 from befit.api.openai.chunks import ChunkWriter, error_event
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.ids import new_id
@@ -41,9 +42,10 @@ from befit.api.truncate import kept, truncate
 from befit.engine.outputs import CompletionOutput, Delta, TokenLogprob
 
 
-async def create_completion(service: Service, http: Request) -> Response:
+async def create_completion(fleet: Fleet, http: Request) -> Response:
     """Validate, admit, then stream or answer whole."""
     request = parse(CompletionRequest, await read_body(http))
+    service = await fleet.service(request.model)
     model = service.model_name(request.model)
     prompts = parse_inputs(request.prompt, service.tokenizer.vocab_size, param="prompt")
     jobs, texts = [], []

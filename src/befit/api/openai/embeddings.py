@@ -15,6 +15,7 @@ from starlette.responses import Response
 from befit.api.answers import json_response
 from befit.api.body import read_body
 from befit.api.generation import Deltas, Job, encode, failure, room, submit, while_connected
+from befit.api.models.fleet import Fleet
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.ids import new_id
 from befit.api.openai.inputs import parse_inputs
@@ -59,9 +60,10 @@ class EmbeddingRequest(RequestBody):
             raise InvalidRequest(f"pooling is {self.pooling[:60]!r}; it must be mean or last.", "pooling")
 
 
-async def create_embeddings(service: Service, http: Request) -> Response:
+async def create_embeddings(fleet: Fleet, http: Request) -> Response:
     """Validate, pool every input, answer."""
     request = parse(EmbeddingRequest, await read_body(http))
+    service = await fleet.service(request.model)
     model = service.model_name(request.model)
     width = service.engine.model.program.hidden_size
     if request.dimensions is not None and not 1 <= request.dimensions <= width:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from befit.api.service import Service
+from befit.api.models.member import Member
 
 
-def list_models(service: Service) -> dict[str, Any]:
-    """The list of names; each is the same model."""
-    return {"object": "list", "data": [describe_model(service, name) for name in service.names]}
+def list_models(members: Sequence[Member]) -> dict[str, Any]:
+    """The list of names; a model may have several."""
+    return {"object": "list", "data": [describe_model(member, name) for member in members for name in member.names]}
 
 
-def describe_model(service: Service, name: str) -> dict[str, Any]:
-    """One entry. Raises ModelNotFound for a name that is not served."""
+def describe_model(member: Member, name: str) -> dict[str, Any]:
+    """One entry. The context of a model that is not in memory is not known yet."""
     return {
-        "id": service.model_name(name),
+        "id": name if name in member.names else member.name,
         "object": "model",
-        "created": service.created,
+        "created": member.created,
         "owned_by": "befit",
-        "root": service.names[0],
+        "root": member.name,
         "parent": None,
-        "max_model_len": service.ctx,
+        "max_model_len": member.service.ctx if member.service is not None else None,
     }

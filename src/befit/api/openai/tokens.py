@@ -14,6 +14,7 @@ from starlette.responses import Response
 from befit.api.answers import json_response
 from befit.api.body import read_body
 from befit.api.generation import off_loop
+from befit.api.models.fleet import Fleet
 from befit.api.openai.chat import prompt_ids
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.inputs import check_ids
@@ -68,11 +69,11 @@ class DetokenizeRequest(RequestBody):
     skip_special_tokens: bool | None = None
 
 
-async def tokenize(service: Service, http: Request) -> Response:
+async def tokenize(fleet: Fleet, http: Request) -> Response:
     """Token ids of a text or a rendered chat, their number, and the context's size."""
     body = await read_body(http)
     request = parse(TokenizeRequest, body)
-    service.model_name(request.model)
+    service = await fleet.service(request.model)
     ids = await off_loop(len(body), _encode, service, request)
     tokenizer = service.tokenizer
     answer: dict[str, Any] = {
@@ -108,11 +109,11 @@ def _piece(service: Service, token: int) -> str | list[int]:
         return list(raw)
 
 
-async def detokenize(service: Service, http: Request) -> Response:
+async def detokenize(fleet: Fleet, http: Request) -> Response:
     """The text of token ids, control tokens included unless skip_special_tokens."""
     body = await read_body(http)
     request = parse(DetokenizeRequest, body)
-    service.model_name(request.model)
+    service = await fleet.service(request.model)
     check_ids(request.tokens, service.tokenizer.vocab_size, "tokens", "tokens")
     skip = bool(request.skip_special_tokens)
     text = await off_loop(len(body), service.tokenizer.decode, request.tokens, skip_special=skip)

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from befit.api.answers import dumps, json_response
 from befit.api.generation import Collected, Deltas, Job, collect, encode, failure, room, submit, while_connected
+from befit.api.models.fleet import Fleet
 from befit.api.openai.fields import ignored_header
 from befit.api.service import Service
 from befit.api.stream import EventStream
@@ -22,10 +23,11 @@ from befit.api.tgi.types import GenerateRequest
 from befit.engine.outputs import LOOP_STOP_REASON, CompletionOutput, Delta
 
 
-async def generate(service: Service, http: Request, request: GenerateRequest, *, listed: bool = False) -> Response:
+async def generate(fleet: Fleet, http: Request, request: GenerateRequest, *, listed: bool = False) -> Response:
     """Admit, then stream or answer whole: an object, or a list of one where `listed`."""
     began = time.monotonic()
     asked = request.asked
+    service = await fleet.service()
     ids = await encode(service.tokenizer, request.inputs, add_special=True)
     if asked.truncate is not None:
         ids = ids[-asked.truncate :]

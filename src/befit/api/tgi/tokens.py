@@ -9,10 +9,10 @@ from starlette.responses import Response
 
 from befit.api.answers import json_response
 from befit.api.generation import encode, off_loop
+from befit.api.models.fleet import Fleet
 from befit.api.openai.chat import prompt_ids
 from befit.api.openai.request_body import build, parse
 from befit.api.openai.types import ChatRequest
-from befit.api.service import Service
 from befit.api.tgi.types import GenerateRequest
 from befit.api.tools.request import tool_use
 from befit.engine.outputs import TokenLogprob
@@ -78,17 +78,19 @@ class TokenWriter:
         return placed
 
 
-async def tokenize(service: Service, body: bytes) -> Response:
+async def tokenize(fleet: Fleet, body: bytes) -> Response:
     """The tokens of `inputs`, with their places in it."""
     request = parse(GenerateRequest, body)
+    service = await fleet.service()
     ids = await encode(service.tokenizer, request.inputs, add_special=True)
     return json_response(await off_loop(len(request.inputs), TokenWriter(service.tokenizer).placed, ids))
 
 
-async def chat_tokenize(service: Service, fields: dict[str, Any], size: int) -> Response:
+async def chat_tokenize(fleet: Fleet, fields: dict[str, Any], size: int) -> Response:
     """A conversation as the prompt that the model would see, and its tokens."""
     request = build(ChatRequest, fields)
     use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
+    service = await fleet.service()
     ids = await off_loop(size, prompt_ids, service, request, use)
     text = service.tokenizer.decode(ids, skip_special=False)
     tokens = await off_loop(size, TokenWriter(service.tokenizer).placed, ids)

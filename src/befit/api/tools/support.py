@@ -50,6 +50,7 @@ class ToolSupport:
             _check_calls(messages)
         if not self.template.takes_tools:
             if use is not None or with_calls:
+                messages = self.template.with_system(messages)
                 messages = without_tools(plain_messages(messages), self.form, use)
             return messages, None
         if with_calls and self.form.short_ids:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from befit.api.answers import json_response
 from befit.api.body import read_body
 from befit.api.generation import Deltas, Job, off_loop, room, submit, while_connected
+from befit.api.models.fleet import Fleet
 from befit.api.openai.chat import prompt_ids
 from befit.api.openai.fields import ignored_header
 from befit.api.openai.ids import new_id
@@ -31,9 +32,10 @@ from befit.api.tools.request import ToolUse
 from befit.errors import InvalidRequest, ResponseNotFound
 
 
-async def create_response(service: Service, store: ResponseStore, http: Request) -> Response:
+async def create_response(fleet: Fleet, store: ResponseStore, http: Request) -> Response:
     """Validate, admit, then answer in the way that was asked for."""
     request = parse(ResponseRequest, await read_body(http))
+    service = await fleet.service(request.model)
     model = service.model_name(request.model)
     items, context = conversation(store, request)
     name = new_id("resp_", request.request_id)
@@ -66,10 +68,10 @@ async def create_response(service: Service, store: ResponseStore, http: Request)
     return json_response(answer.body, headers=headers)
 
 
-async def count_input_tokens(service: Service, store: ResponseStore, http: Request) -> Response:
+async def count_input_tokens(fleet: Fleet, store: ResponseStore, http: Request) -> Response:
     """`POST /v1/responses/input_tokens`: what a request's prompt would be, in tokens."""
     request = parse(ResponseRequest, await read_body(http))
-    service.model_name(request.model)
+    service = await fleet.service(request.model)
     _, context = conversation(store, request)
     use = response_tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
     _, ids = await off_loop(size(context), render, service, request, context, use)

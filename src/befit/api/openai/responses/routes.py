@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from befit.api.answers import json_response
+from befit.api.models.fleet import Fleet
 from befit.api.openai.responses.create import count_input_tokens, create_response
 from befit.api.openai.responses.store import ResponseStore
-from befit.api.service import Service
 from befit.api.stream import Detached, EventStream
 from befit.errors import InvalidRequest
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 MAX_LISTED = 100
 
 
-def add_response_routes(app: FastAPI, service: Service) -> None:
+def add_response_routes(app: FastAPI, fleet: Fleet) -> None:
     """Give an application the routes, with a store of its own."""
     store = ResponseStore()
 
     @app.post("/v1/responses", tags=["openai"])
     async def responses(request: Request) -> Response:
         """Answer a conversation, and keep it to be gone on with."""
-        return await create_response(service, store, request)
+        return await create_response(fleet, store, request)
 
     @app.post("/v1/responses/input_tokens", tags=["openai"])
     async def input_tokens(request: Request) -> Response:
         """The number of tokens of a request's prompt."""
-        return await count_input_tokens(service, store, request)
+        return await count_input_tokens(fleet, store, request)
 
     @app.get("/v1/responses/{name}", tags=["openai"])
     async def retrieve(name: str, request: Request) -> Response:

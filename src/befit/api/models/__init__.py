@@ -1,0 +1,1 @@
+"""The models that a server has, by the names that requests ask for."""
