@@ -30,7 +30,7 @@ CHUNK = 32
 def open_tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
     """open_tiny(**options) -> LLM over a tiny model; they are closed together."""
     width = 256 if request.param == "q4_k" else 64
-    sizes = {"hidden": width, "ffn": width, "head_dim": width // 4, "context": 512}
+    sizes = {"hidden": width, "ffn": width, "head_dim": max(32, width // 4), "context": 512}
     path = tiny_file(tmp_path_factory.mktemp("tiny") / "tiny.gguf", storage=request.param, **sizes)
     opened: list[LLM] = []
 
@@ -52,7 +52,7 @@ def one_at_a_time(path: Path) -> Iterator[Open]:
     def open_model(**options: Any) -> LLM:
         for llm in opened:
             llm.close()
-        settings = {"ctx": 64, "max_seqs": 32, "threads": 2, "kv_tokens": 2048, "speculation": "off", **options}
+        settings = {"ctx": 64, "max_seqs": 8, "threads": 2, "kv_tokens": 2048, "speculation": "off", **options}
         opened[:] = [LLM(str(path), progress=False, **settings)]
         return opened[0]
 
@@ -125,10 +125,10 @@ def test_a_tiny_model(open_tiny: Open) -> None:
 @pytest.mark.model
 def test_smollm2(smollm2_path: Path) -> None:
     with one_at_a_time(smollm2_path) as open_model:
-        check(open_model, prompts(32)[::-4], 18, tight=160)
+        check(open_model, prompts(32)[::-5], 34, tight=160)
 
 
 @pytest.mark.qwen
 def test_qwen(qwen_path: Path) -> None:
     with one_at_a_time(qwen_path) as open_model:
-        check(open_model, prompts(32)[::-4], 18, tight=160)
+        check(open_model, prompts(32)[::-5], 34, tight=160)

@@ -42,7 +42,7 @@ def soak(
 
 def summary(result: Result) -> dict[str, Any]:
     """The figures of a run."""
-    counters = ("num_preemptions_total", "spec_decode_num_accepted_tokens_total", "generation_tokens_total")
+    counters = ("preemptions_total", "spec_decode_num_accepted_tokens_total", "generation_tokens_total")
     return {
         "seconds": round(result.seconds, 1),
         "answers": sum(result.done.values()),

@@ -6,6 +6,10 @@ import socket
 
 from befit.errors import ConfigError
 
+STALL_SECONDS = 60
+"""A client that takes nothing of its answer for so long is let go, and what it asked for is aborted. So is one that is
+gone without a word."""
+
 
 def bind(host: str, port: int) -> socket.socket:
     """A TCP socket on host:port (0 picks a free one), not listening yet. Raises ConfigError when it cannot be had.
@@ -19,6 +23,8 @@ def bind(host: str, port: int) -> socket.socket:
     sock = socket.socket(family, kind, proto)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections have it from their listener
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * STALL_SECONDS)
         sock.bind(address)
     except (OSError, OverflowError) as error:
         sock.close()

@@ -54,7 +54,7 @@ def command(**options: Any) -> None:
     other = read_report(options["against"]) if options["against"] else None
     limits, anyway = Limits(seconds=options["timeout"]), options["without_isolation"]
     run("", limits, anyway=anyway)  # what cannot be shut in is told before anything is asked
-    settings = {"judged": judged, "chat": options["chat"], "problems": len(problems), "samples": samples}
+    settings = {"judged": judged, "chat": options["chat"], "samples": samples}
     settings |= {"temperature": temperature, "max_tokens": options["max_tokens"], "stop": [*STOPS]}
     if temperature:
         settings |= {"top_p": options["top_p"], "seed": options["seed"]}

@@ -1,0 +1,113 @@
+"""A real server with a tiny model of random weights, and a client that speaks to its socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from befit.bench.processes import ServerProcess, free_port
+from support.files import tiny_file
+
+SIZES = ("--ctx", "4096", "--kv-tokens", "16384", "--threads", "1", "--no-access-log", "--served-name", "tiny")
+PROMPT = {"prompt": "hello hello", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
+CHANGED = (
+    "import befit.api.listener as listener, befit.api.body as body, befit.cli as cli, sys; {}; sys.exit(cli.main())"
+)
+"""`befit serve` with a constant of its own, for what would take a minute to wait for."""
+
+
+class Server:
+    """A `befit serve`, what it answers, and whether it is as it was."""
+
+    def __init__(self, model: Path, *options: str, port: int = 0, change: str = "") -> None:
+        self.port = port or free_port()
+        start = ["-c", CHANGED.format(change)] if change else ["-m", "befit.cli"]
+        command = [sys.executable, *start, "serve", str(model), "--port", str(self.port), *SIZES, *options]
+        self.process = ServerProcess("befit", command, self.port)
+        self.process.wait_ready(60)
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def ask(self, **wishes: Any) -> str:
+        answer = httpx.post(f"{self.url}/v1/completions", json={**PROMPT, **wishes}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        text: str = answer.json()["choices"][0]["text"]
+        return text
+
+    def metric(self, name: str) -> float:
+        for line in httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines():
+            if line.startswith(f"befit:{name}{{"):
+                return float(line.rsplit(" ", 1)[1])
+        raise LookupError(name)
+
+    def until_idle(self, seconds: float = 20) -> None:
+        """Fails where requests or pages are left."""
+        end = time.monotonic() + seconds
+        while self.metric("num_requests_running") + self.metric("kv_cache_usage_ratio") > 0:
+            assert time.monotonic() < end, "requests or pages are left"
+            time.sleep(0.05)
+
+    def connect(self, receive_buffer: int = 0) -> socket.socket:
+        sock = socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.settimeout(30)
+        sock.connect(("127.0.0.1", self.port))
+        return sock
+
+    def stop(self) -> None:
+        self.process.stop(20)
+
+
+def http_request(path: str = "/v1/completions", **wishes: Any) -> bytes:
+    """A POST with `PROMPT`, as bytes."""
+    body = json.dumps({**PROMPT, **wishes}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_file(tmp_path_factory.mktemp("faults") / "tiny.gguf", context=8192)
+
+
+@pytest.fixture(scope="session")
+def server(tiny: Path) -> Iterator[Server]:
+    """One for all tests that do not end it."""
+    server = Server(tiny)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def impatient(tiny: Path) -> Iterator[Server]:
+    """One that waits a second for clients, not a minute."""
+    server = Server(tiny, change="body.BODY_SECONDS = 0.5; listener.STALL_SECONDS = 1")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start(tiny: Path) -> Iterator[Callable[..., Server]]:
+    """start(model, *options, port, change) -> a server of the test's own."""
+    started: list[Server] = []
+
+    def start(model: Path = tiny, *options: str, **settings: Any) -> Server:
+        started.append(Server(model, *options, **settings))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def request_bytes() -> Callable[..., bytes]:
+    return http_request

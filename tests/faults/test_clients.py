@@ -1,0 +1,112 @@
+"""Clients that break off, stall or only sit there: what becomes of them, and that nobody else notices."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+LONG = {"max_tokens": 3000, "stream": True}
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with RST, as a client that died does."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@pytest.mark.parametrize("phase", ["connected", "headers", "body", "sent", "streaming", "whole"])
+@pytest.mark.parametrize("leave", [reset, socket.socket.close], ids=["reset", "close"])
+def test_a_client_may_leave_at_any_time(
+    server: Any, request_bytes: Callable[..., bytes], phase: str, leave: Callable[[socket.socket], None]
+) -> None:
+    expected = server.ask()
+    sent = request_bytes(**{**LONG, "stream": phase != "whole"})
+    cut = {"connected": 0, "headers": 30, "body": len(sent) - 5}.get(phase, len(sent))
+    for _ in range(3):
+        sock = server.connect()
+        sock.sendall(sent[:cut])
+        if phase == "streaming":
+            assert b"data: " in sock.recv(65536) + sock.recv(65536)
+        elif phase == "whole":
+            time.sleep(0.05)
+        leave(sock)
+    server.until_idle()
+    assert server.ask() == expected
+
+
+def test_a_body_that_does_not_come_is_told_and_holds_nobody_up(
+    impatient: Any, request_bytes: Callable[..., bytes]
+) -> None:
+    server = impatient
+    sent = request_bytes()
+    stalled = [server.connect() for _ in range(20)]
+    for sock in stalled:
+        sock.sendall(sent[:-5])
+    assert server.ask() == server.ask()
+    for sock in stalled:
+        answer = sock.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"of the body" in answer.lower()
+        sock.close()
+    server.until_idle()
+
+
+def test_a_client_that_reads_nothing_is_let_go_alone(impatient: Any, request_bytes: Callable[..., bytes]) -> None:
+    """What it did not read is bounded by the context, and the connection ends after a while."""
+    server = impatient
+    expected = server.ask()
+    slow = server.connect(receive_buffer=4096)
+    slow.sendall(request_bytes(max_tokens=3000, stream=True, logprobs=5))
+    for _ in range(5):
+        assert server.ask() == expected
+    end = time.monotonic() + 30
+    while _established(server.port) > 1:
+        assert time.monotonic() < end, "the connection is still there"
+        time.sleep(0.2)
+    server.until_idle()
+    assert server.ask() == expected
+    slow.close()
+
+
+def _established(port: int) -> int:
+    """The connections that the server has, by /proc/net/tcp, and that of the caller itself at least."""
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        rows = [line.split() for line in table.readlines()[1:]]
+    return 1 + sum(row[1].endswith(f":{port:04X}") and row[3] == "01" and row[4][:8] != "00000000" for row in rows)
+
+
+def test_a_slow_client_that_reads_gets_it_all(server: Any, request_bytes: Callable[..., bytes]) -> None:
+    sock = server.connect(receive_buffer=4096)
+    sock.sendall(request_bytes(max_tokens=400, stream=True))
+    text = b""  # pieces that wait are sent together
+    while not text.endswith(b"0\r\n\r\n"):
+        text += sock.recv(2000)
+        time.sleep(0.002)
+    assert b"data: [DONE]" in text
+    events = [json.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: {")]
+    assert "".join(event["choices"][0]["text"] for event in events) == server.ask(max_tokens=400)
+    sock.close()
+
+
+def test_two_thousand_idle_connections_disturb_nobody(server: Any) -> None:
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < 2200:
+        pytest.skip(f"this machine allows {most} open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    expected = server.ask()
+    idle = [server.connect() for _ in range(2000)]
+    try:
+        assert server.ask() == expected
+        assert server.metric("num_requests_running") == 0
+    finally:
+        for sock in idle:
+            sock.close()
+    assert server.ask() == expected
