@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,3 +86,29 @@ def test_any_template_renders_in_bounds_or_is_refused(text: str) -> None:
     assert len(shown) <= MAX_CHARACTERS
     assert not [leak for leak in LEAKS if leak in shown], shown
     assert messages == [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "there"}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '%.1000000000f' % 1 }}",
+        "{{ '%*d' % (1000000000, 1) }}",
+        "{{ '%1000000000d'|format(1) }}",
+        "{{ 'a'|center(1000000000) }}",
+        "{{ 'a'.ljust(1000000000) }}",
+        "{{ '\t'.expandtabs(1000000000) }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 1000000000) }}",
+        "{{ ('a' * 9999).replace('', 'b' * 9999) }}",
+        "{{ [1]|batch(1000000000, 0)|list }}",
+        "{{ 'a'|indent(1000000000, true) }}",
+        "{{ {'a': 1}|tojson(indent=1000000000) }}",
+        "{{ 10 ** 10 ** 10 }}",
+        "{% set x = 'a' * 10 ** 9 %}",
+    ],
+)
+def test_what_would_be_far_too_long_is_refused_before_it_is_made(text: str) -> None:
+    made = ChatTemplate.from_metadata({**METADATA, "tokenizer.chat_template": text}, tokenizer.load(METADATA))
+    with pytest.raises(BefitError, match=r"allowed|powers"):
+        made.render([{"role": "user", "content": "hi"}])

@@ -7,13 +7,14 @@ keeps it from reaching Python; the bounds here keep it from running, or growing,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from jinja2 import Template, nodes
 from jinja2.ext import Extension
-from jinja2.meta import find_undeclared_variables
+from jinja2.filters import do_batch, do_center, do_format, do_indent
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -23,6 +24,8 @@ MAX_CHARACTERS = 32 << 20
 """Of a rendered conversation, and of any string that a template multiplies or adds up on the way."""
 MAX_ROUNDS = 1_000_000
 """Of all loops together in one rendering."""
+MAX_INDENT = 64
+"""Of JSON that a template writes."""
 
 _METER = "befit_metered"
 _JOIN = "befit_joined"
@@ -60,6 +63,11 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+_WIDTHS = re.compile(r"%[^a-zA-Z%]*")
+_BRACED_WIDTHS = re.compile(r"[:.][^{}]*?(\d+)")
+_NESTED_WIDTH = re.compile(r"\{[^{}]*:[^{}]*\{")
+
+
 class _Bounds(NodeTransformer):
     """Rewrites a template so that its loops draw on the rendering's rounds and `~` checks the size of its result."""
 
@@ -80,11 +88,18 @@ def _call(name: str, arguments: list[Any], line: int) -> nodes.Call:
 class Sandbox(ImmutableSandboxedEnvironment):
     """Compiles and renders templates. `variables` are there in each of them: bos_token, eos_token."""
 
-    intercepted_binops = frozenset({"*", "**", "+"})
+    intercepted_binops = frozenset({"*", "**", "+", "%"})
 
     def __init__(self, variables: Mapping[str, str]) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
-        self.filters["tojson"] = _to_json
+        # Unoptimized: constants would be computed while the template is compiled, without bounds.
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,
+            extensions=["jinja2.ext.loopcontrols", _Generation],
+        )
+        self.filters.update(tojson=_to_json, batch=_batch, center=_center, format=_format, indent=_indent)
+        del self.filters["slice"], self.globals["lipsum"]  # no template has them, and they have no bounds
         self.globals.update(variables, raise_exception=_raise, strftime_now=_now)
 
     def template(self, source: str) -> Template:
@@ -94,7 +109,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def uses(self, source: str, variable: str) -> bool:
         """Whether the template looks at a variable that it is given."""
-        return variable in find_undeclared_variables(self.parse(source))
+        names = self.parse(source).find_all(nodes.Name)
+        return any(name.name == variable and name.ctx == "load" for name in names)
 
     def wants_parts(self, source: str) -> bool:
         """Whether the template takes contents apart without asking first whether they are strings."""
@@ -121,15 +137,66 @@ class Sandbox(ImmutableSandboxedEnvironment):
             for items, factor in ((left, right), (right, left)):
                 if isinstance(items, str | list | tuple) and isinstance(factor, int):
                     _check(len(items) * factor)
+        if operator == "%" and isinstance(left, str):
+            _check(_widths(left, right))
         if operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
             _check(len(left) + len(right))
         return super().call_binop(context, operator, left, right)
+
+    def wrap_str_format(self, value: Any) -> Any:
+        """`str.format` with widths that are written out and bounded."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None:
+            if _NESTED_WIDTH.search(value.__self__):
+                raise LimitError("it takes the width of a field from another one; only written widths are allowed.")
+            _check(sum(map(int, _BRACED_WIDTHS.findall(value.__self__))))
+        return wrapped
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  (as jinja2 has it)
+        """A call; methods of strings that could make them far longer are bounded."""
+        text, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
+        if isinstance(text, str) and name in ("center", "expandtabs", "ljust", "rjust", "zfill"):
+            numbers = [one for one in (*args, *kwargs.values()) if isinstance(one, int)]
+            _check(max(numbers, default=0) * (1 + text.count("\t")))
+        if isinstance(text, str) and name == "replace" and len(args) > 1 and isinstance(args[1], str):
+            _check((len(text) + 1) * len(args[1]))
+        return super().call(__context, __obj, *args, **kwargs)
 
 
 def _is_content(node: nodes.Node) -> bool:
     if isinstance(node, nodes.Getattr):
         return node.attr == "content"
     return isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and node.arg.value == "content"
+
+
+def _widths(form: str, values: Any) -> int:
+    """Characters that the widths and precisions of a format with % ask for, those among its values included."""
+    asked = sum(int(number) for one in _WIDTHS.findall(form) for number in re.findall(r"\d+", one))
+    if "*" in form:
+        listed = values if isinstance(values, tuple) else (values,)
+        asked += sum(abs(value) for value in listed if isinstance(value, int))
+    return asked
+
+
+def _batch(value: Iterable[Any], linecount: int, fill_with: Any = None) -> Iterator[list[Any]]:
+    _check(linecount)
+    return do_batch(value, linecount, fill_with)
+
+
+def _center(value: Any, width: int = 80) -> str:
+    _check(width)
+    return do_center(str(value), width)
+
+
+def _format(value: str, *args: Any, **kwargs: Any) -> str:
+    _check(_widths(value, args))
+    return do_format(value, *args, **kwargs)
+
+
+def _indent(value: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    lines = 1 + value.count("\n")
+    _check(len(value) + lines * (width if isinstance(width, int) else len(width)))
+    return do_indent(value, width, first, blank)
 
 
 def _joined(*values: Any) -> str:
@@ -163,4 +230,6 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """JSON as it is, where Jinja2's own filter escapes it for HTML."""
+    if isinstance(indent, int) and indent > MAX_INDENT:
+        raise LimitError(f"it indents JSON by {indent:,}; {MAX_INDENT} are allowed.")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
