@@ -60,6 +60,7 @@ class PlainTemplate:
     source = "the test's own"
     text = tool_text = ""
     takes_tools = True
+    switches_thinking = True
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []

@@ -154,3 +154,9 @@ async def test_fields_without_effect_are_named(client):
     fields = {"metadata": {"user_id": "u"}, "thinking": {"type": "enabled", "budget_tokens": 100}}
     answer = await client.post("/v1/messages", json={**BODY, **fields})
     assert answer.headers["x-befit-ignored-fields"] == "metadata, thinking.budget_tokens"
+
+
+async def test_thinking_is_named_where_the_template_has_no_switch_for_it(client, template):
+    template.switches_thinking = False
+    answer = await client.post("/v1/messages", json={**BODY, "thinking": {"type": "disabled"}})
+    assert answer.headers["x-befit-ignored-fields"] == "thinking"

@@ -74,6 +74,15 @@ async def test_what_has_no_effect_is_named(client):
     assert "x-befit-ignored-fields" not in smaller.headers
 
 
+async def test_think_is_named_where_the_template_has_no_switch_for_it(client, template):
+    for path, body in (("/api/generate", GENERATE), ("/api/chat", CHAT)):
+        assert "x-befit-ignored-fields" not in (await client.post(path, json={**body, "think": True})).headers
+        template.switches_thinking = False
+        answer = await client.post(path, json={**body, "think": True})
+        assert answer.headers["x-befit-ignored-fields"] == "think"
+        template.switches_thinking = True
+
+
 @pytest.mark.parametrize("path", ["/api/generate", "/api/chat"])
 async def test_a_prompt_is_cut_only_where_that_is_asked_for(client, engine, path):
     body = {"prompt": "x" * 3 * CTX, "raw": True} if path == "/api/generate" else {

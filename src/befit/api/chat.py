@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ class ChatTemplate:
         self._parts = self._sandbox.wants_parts(template)
         self._drops_system: bool | None = None
         self._spellings: re.Pattern[str] | None = None
+
+    @cached_property
+    def switches_thinking(self) -> bool:
+        """Whether the template looks at `enable_thinking`, as those of models that may think do."""
+        return self._sandbox.uses(self.text, "enable_thinking")
 
     @property
     def tool_text(self) -> str:

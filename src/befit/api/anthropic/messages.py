@@ -44,7 +44,7 @@ async def create_message(fleet: Fleet, http: Request) -> Response:
         job = Job(ids, await reply.confined(chat.sampling(left, service.recommended)))
         deltas = await submit(service.engine, [job])
     answer = Answer(model, len(ids), reply, full="max_tokens" if request.max_tokens <= left else _CONTEXT_IS_FULL)
-    headers = ignored_header(request.ignored)
+    headers = ignored_header([*request.ignored, *request.switches_in_vain(service.template)])
     if request.stream:
         return EventStream(answer.events(deltas), deltas, headers)
     async with aclosing(deltas):

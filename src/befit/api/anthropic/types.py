@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from befit.api.anthropic.content import system_message, to_messages
 from befit.api.openai.fields import check_extra
 from befit.api.openai.request_body import RequestBody, build, renamed
 from befit.api.openai.types import ChatRequest
 from befit.errors import InvalidRequest, UnsupportedField
+
+if TYPE_CHECKING:
+    from befit.api.chat import ChatTemplate
 
 HINTS = frozenset(
     {
@@ -46,6 +49,8 @@ class CountRequest(RequestBody):
         self._ignored = check_extra(
             self.model_extra or {}, hints=HINTS, unsupported=UNSUPPORTED, known=type(self).model_fields
         )
+        if "budget_tokens" in (self.thinking or {}):
+            self._ignored.append("thinking.budget_tokens")
         if self.output_config:
             self._ignored += check_extra(
                 {name: value for name, value in self.output_config.items() if name != "format"},
@@ -74,6 +79,11 @@ class CountRequest(RequestBody):
             "response_format": (self.output_config or {}).get("format"),
         }
 
+    def switches_in_vain(self, template: ChatTemplate) -> list[str]:
+        """`thinking`, where the model's template has no switch for it."""
+        asked = self._thinking() is not None
+        return ["thinking"] if asked and not template.switches_thinking else []
+
     def _thinking(self) -> dict[str, Any] | None:
         """Templates of models that may think have a switch for it. How long they do is theirs to say."""
         if self.thinking is None:
@@ -81,8 +91,6 @@ class CountRequest(RequestBody):
         kind = self.thinking.get("type")
         if kind not in ("enabled", "disabled", "adaptive"):
             raise InvalidRequest(f"thinking.type is {str(kind)[:40]!r}; use enabled, disabled or adaptive.", "thinking")
-        if "budget_tokens" in self.thinking:
-            self._ignored = [*self._ignored, "thinking.budget_tokens"]
         return None if kind == "adaptive" else {"enable_thinking": kind == "enabled"}
 
 

@@ -28,6 +28,7 @@ async def respond(
     ignored = list(request.ignored)
     if request.options is not None and (request.options.num_ctx or 0) > service.ctx:
         ignored.append("options.num_ctx")
+    ignored += request.in_vain(service.template.switches_thinking)
     headers = ignored_header(ignored)
     if request.streams:
         return LineStream(answer.lines(deltas), deltas, headers)

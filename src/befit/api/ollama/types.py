@@ -161,6 +161,10 @@ class GenerationRequest(ModelRequest):
         """Answers are streamed unless that is turned off."""
         return self.stream is not False
 
+    def in_vain(self, switches_thinking: bool) -> list[str]:
+        """Fields without effect on this request; switches_thinking: whether the template has a switch for it."""
+        return ["think"] if self.think is not None and not switches_thinking else []
+
     @property
     def template_kwargs(self) -> dict[str, Any]:
         """What templates of models that may think are told."""
@@ -209,6 +213,11 @@ class GenerateRequest(GenerationRequest):
             raise InvalidRequest("raw goes without template, system and context; leave them out.", "raw")
         if self.suffix and (self.raw or self.context or self.format):
             raise InvalidRequest("suffix goes without raw, context and format; leave them out.", "suffix")
+
+    def in_vain(self, switches_thinking: bool) -> list[str]:
+        """Also what a prompt that goes past the chat template does not need."""
+        plain = bool(self.raw or self.suffix)
+        return [*super().in_vain(switches_thinking and not plain), *(["system"] if self.suffix and self.system else [])]
 
 
 class ChatRequest(GenerationRequest):
