@@ -118,9 +118,22 @@ def impatient(tiny: Path) -> Iterator[Server]:
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def start_for_module(tiny: Path) -> Iterator[Callable[..., Server]]:
+    """`start` for a server that several tests of a module share."""
+    with _starting(tiny) as start:
+        yield start
+
+
 @pytest.fixture
 def start(tiny: Path) -> Iterator[Callable[..., Server]]:
-    """start(model, *options, port, change) -> a server of the test's own."""
+    """start(model, *options, port, change, within) -> a server of the test's own."""
+    with _starting(tiny) as start:
+        yield start
+
+
+@contextmanager
+def _starting(tiny: Path) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
     def start(model: Path = tiny, *options: str, **settings: Any) -> Server:
