@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -50,7 +49,7 @@ STREAMED = {
 
 
 @pytest.fixture(scope="module")
-def poisoned(tmp_path_factory: pytest.TempPathFactory, start_for_module: Any) -> Iterator[Any]:
+def poisoned(tmp_path_factory: pytest.TempPathFactory, start_for_module: Any) -> Any:
     """A server of a model that has NaN in the embedding of one token: whatever sees it computes NaN."""
     from befit.weights.gguf import GGUFFile
 
@@ -144,12 +143,14 @@ def test_of_several_continuations_one_that_fails_is_the_request(poisoned: Any, c
     assert answer.json()["error"]["code"] == "non_finite_logits"
 
 
-def test_what_was_kept_of_it_is_nobodys_prefix(poisoned: Any, tmp_path: Path) -> None:
-    """The pages of a failed prompt are not used again, not even for a prompt that begins alike and is fine."""
-    long = "hello " * 40
+@pytest.mark.parametrize("where", ["{0}{1}", "{1}{0}"])
+def test_what_was_kept_of_it_is_nobodys_prefix(poisoned: Any, where: str) -> None:
+    """The pages of a failed prompt are not used again. It is longer than a step: parts of it give no logits."""
+    long = "hello " * 500
     expected = poisoned.ask(prompt=long)
     for _ in range(3):
-        asked = {"prompt": f"{long}{POISON}", "max_tokens": 4}
-        assert httpx.post(f"{poisoned.url}/v1/completions", json=asked).status_code == 500
+        asked = {"prompt": where.format(long, POISON), "max_tokens": 4}
+        answer = httpx.post(f"{poisoned.url}/v1/completions", json=asked)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "non_finite_logits")
         assert poisoned.ask(prompt=long) == expected
     poisoned.until_idle()
