@@ -29,9 +29,7 @@ CHANGED = (
 class Server:
     """A `befit serve`, what it answers, and whether it is as it was."""
 
-    def __init__(
-        self, model: Path, *options: str, port: int = 0, change: str = "", within: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, model: Path, *options: str, port: int = 0, change: str = "", within: Sequence[str] = ()) -> None:
         """within: a command that runs another one, put in front of this one."""
         self.port = port or free_port()
         start = ["-c", CHANGED.format(change)] if change else ["-m", "befit.cli"]

@@ -26,7 +26,9 @@ TGI = {"inputs": "hello hello", "parameters": {"max_new_tokens": 200, "details":
 
 def library() -> Path | None:
     """libfaketime for programs with threads."""
-    found = [path for place in ("/usr/lib", "/usr/lib64") for path in Path(place).glob("**/faketime/libfaketimeMT.so.1")]
+    found = [
+        path for place in ("/usr/lib", "/usr/lib64") for path in Path(place).glob("**/faketime/libfaketimeMT.so.1")
+    ]
     return found[0] if found else None
 
 
