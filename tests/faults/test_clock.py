@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+pytestmark = pytest.mark.faults
 HOUR = 3600
 JUMPS = ("+5h", "-7h", "+0", "-30h", "+26h", "-1h")
 LONG = {"max_tokens": 600, "temperature": 0, "ignore_eos": True}

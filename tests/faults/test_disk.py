@@ -184,7 +184,7 @@ def test_a_log_that_cannot_be_written_stops_nothing(small: Any) -> None:
     expected = small.ask()
     with filled(small.disk, 0):
         before = log.stat().st_size
-        for _ in range(60):
+        for _ in range(25):
             assert small.ask() == expected
         assert log.stat().st_size - before < 4096
     end = time.monotonic() + 20
