@@ -1,13 +1,17 @@
 """The wall clock of a server is set forth and back by hours while it answers: streams, durations, keep_alive.
 
-libfaketime (Debian's package of this name) lies to the server about the date, as it is told while it runs. Without it,
-test_machine.py has the clock of Python jump in one process.
+A few lines of C in front of the C library lie to the server about the date, as they are told while it runs. Without a
+compiler, test_machine.py has the clock of Python jump in one process.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import shutil
+import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,49 +23,81 @@ import pytest
 
 pytestmark = pytest.mark.faults
 HOUR = 3600
-JUMPS = ("+5h", "-7h", "+0", "-30h", "+26h", "-1h")
+JUMPS = (5, -7, 0, -30, 26, -1)
+"""Hours."""
 LONG = {"max_tokens": 600, "temperature": 0, "ignore_eos": True}
 OLLAMA = {"model": "tiny", "prompt": "hello hello", "options": {"num_predict": 200, "temperature": 0}}
 TGI = {"inputs": "hello hello", "parameters": {"max_new_tokens": 200, "details": True}}
 
 
-def library() -> Path | None:
-    """libfaketime for programs with threads."""
-    found = [
-        path for place in ("/usr/lib", "/usr/lib64") for path in Path(place).glob("**/faketime/libfaketimeMT.so.1")
-    ]
-    return found[0] if found else None
+LIE = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static int file = -1;
+
+__attribute__((constructor)) static void start(void) { file = open(getenv("CLOCK_OFFSET"), O_RDONLY | O_CLOEXEC); }
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+  int failed = (int)syscall(SYS_clock_gettime, clock, now);
+  long long seconds = 0;
+  if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) &&
+      pread(file, &seconds, sizeof seconds, 0) == sizeof seconds)
+    now->tv_sec += seconds;
+  return failed;
+}
+
+int gettimeofday(struct timeval *now, void *zone) {
+  struct timespec fine;
+  (void)zone;
+  clock_gettime(CLOCK_REALTIME, &fine);
+  now->tv_sec = fine.tv_sec;
+  now->tv_usec = fine.tv_nsec / 1000;
+  return 0;
+}
+
+time_t time(time_t *to) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  if (to) *to = now.tv_sec;
+  return now.tv_sec;
+}
+"""
+"""What a program asks for the date, in front of the C library's: with so many seconds more as a file says."""
 
 
 class Clock:
-    """The server's wall clock: so far from the real one."""
+    """The server's wall clock: so many hours from the real one."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.set("+0")
+    def __init__(self, place: Path, compiler: str) -> None:
+        self.library = place / "lie.so"
+        source = place / "lie.c"
+        source.write_text(LIE)
+        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", self.library, source], check=True)
+        self.file = place / "offset"
+        self.file.write_bytes(bytes(8))
 
-    def set(self, offset: str) -> None:
-        fresh = self.file.with_suffix(".new")
-        fresh.write_text(f"{offset}\n")
-        fresh.replace(self.file)
+    def set(self, hours: float) -> None:
+        with self.file.open("r+b", buffering=0) as out:
+            out.write(struct.pack("q", int(hours * HOUR)))
 
 
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
-    if library() is None:
-        pytest.skip("libfaketime is not installed: apt-get install libfaketime")
-    return Clock(tmp_path_factory.mktemp("clock") / "offset")
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("a C compiler on Linux is needed to lie about the date")
+    return Clock(tmp_path_factory.mktemp("clock"), compiler)
 
 
 @pytest.fixture(scope="module")
 def elsewhen(clock: Clock, start_for_module: Any, tiny: Path) -> Any:
-    lies = {
-        "LD_PRELOAD": library(),
-        "FAKETIME_TIMESTAMP_FILE": clock.file,
-        "FAKETIME_DONT_FAKE_MONOTONIC": 1,
-        "FAKETIME_NO_CACHE": 1,
-    }
-    return start_for_module(tiny, within=["env", *(f"{name}={value}" for name, value in lies.items())])
+    return start_for_module(tiny, within=["env", f"LD_PRELOAD={clock.library}", f"CLOCK_OFFSET={clock.file}"])
 
 
 @pytest.fixture
@@ -70,11 +106,11 @@ def jumping(clock: Clock) -> Iterator[None]:
     over = threading.Event()
 
     def jump() -> None:
-        for offset in itertools.cycle(JUMPS):
-            clock.set(offset)
+        for hours in itertools.cycle(JUMPS):
+            clock.set(hours)
             if over.wait(0.02):
                 break
-        clock.set("+0")
+        clock.set(0)
 
     jumps = threading.Thread(target=jump)
     jumps.start()
@@ -93,8 +129,8 @@ def negative(found: Any) -> list[float]:
 
 
 def test_the_clock_that_the_server_sees_is_set(elsewhen: Any, clock: Clock) -> None:
-    for offset, hours in (("+5h", 5), ("-7h", -7), ("+0", 0)):
-        clock.set(offset)
+    for hours in (5, -7, 0):
+        clock.set(hours)
         answer = httpx.post(f"{elsewhen.url}/v1/completions", json={"prompt": "hello", "max_tokens": 1}, timeout=60)
         assert abs(answer.json()["created"] - time.time() - hours * HOUR) < 600
 
@@ -141,16 +177,16 @@ def test_a_model_stays_and_goes_by_the_time_that_passes(elsewhen: Any, clock: Cl
 
         asked = {**OLLAMA, "options": {"num_predict": 1}, "stream": False}
         client.post("/api/generate", json={**asked, "keep_alive": "1h"})
-        for offset in JUMPS:
-            clock.set(offset)
+        for hours in JUMPS:
+            clock.set(hours)
             time.sleep(0.05)
-            assert loaded(), f"{offset}: it went before its time"
-        clock.set("+0")
+            assert loaded(), f"{hours} hours: it went before its time"
+        clock.set(0)
         client.post("/api/generate", json={**asked, "keep_alive": "0.3s"})
-        clock.set("-7h")
+        clock.set(-7)
         end = time.monotonic() + 20
         while loaded():
             assert time.monotonic() < end, "it stays although its time is over"
             time.sleep(0.05)
-        clock.set("+0")
+        clock.set(0)
         assert client.post("/api/generate", json={**asked, "keep_alive": -1}).status_code == 200
