@@ -239,15 +239,18 @@ class Engine:
         tokens: list[int] = result.tokens.tolist()
         status: list[int] = result.status.tolist()
         row = pooled = 0
-        for (sequence, n), n_scores, n_samples, n_pooled in zip(
-            step, packed.scores, packed.samples, packed.pooled, strict=True
+        starts: list[int] = packed.batch.query_start[:-1].tolist()
+        for (sequence, n), start, n_scores, n_samples, n_pooled in zip(
+            step, starts, packed.scores, packed.samples, packed.pooled, strict=True
         ):
             first, row = row, row + n_scores + n_samples
             first_pooled, pooled = pooled, pooled + n_pooled
             drafted, sequence.drafts = len(sequence.drafts), []
             if sequence.ended:  # a sibling earlier in this step took the request down
                 continue
-            if NON_FINITE in status[first : min(row, first + n_scores + 1)]:
+            # What follows the n tokens are drafts, which matter only if they are taken: then their rows say so.
+            spoiled = any(start <= token < start + n for token in result.spoiled)
+            if spoiled or NON_FINITE in status[first : min(row, first + n_scores + 1)]:
                 self._fail(sequence, _non_finite(sequence))
                 continue
             self.scheduler.advance(sequence, n)
