@@ -12,6 +12,10 @@ LOOP_STOP_REASON = "repetition_detected"
 """`stop_reason` of an output that the loop guard ended, as in vLLM; its finish_reason is "stop", or "length" where that
 leaves a structure incomplete."""
 
+CLOSED_STOP_REASON = "closed_at_limit"
+"""`stop_reason` of an output that was led to the end of its structure because its tokens ran out; its finish_reason is
+"stop": it is complete."""
+
 
 @dataclass(slots=True)
 class TokenLogprob:
@@ -26,7 +30,7 @@ class TokenLogprob:
 @dataclass(slots=True)
 class CompletionOutput:
     """One continuation. stop_reason is the stop string or stop token id that ended it (None for end of sequence),
-    or LOOP_STOP_REASON when the loop guard did.
+    LOOP_STOP_REASON when the loop guard did, or CLOSED_STOP_REASON when its structure was completed in time.
 
     error is set together with finish_reason "error".
     """

@@ -210,7 +210,9 @@ def build_request(
         sequence = Sequence(request, number, spec, text, limit)
         sequence.guard = LoopGuard(model.tokenizer) if guarded else None
         if params.structure is not None:
-            sequence.grammar = model.grammars.start(params.structure)
+            # One token at a time is allowed while a structure is closed: rules that may forbid it come first.
+            close = params.close_at_limit and not (params.bad_words or params.allowed_token_ids or params.min_tokens)
+            sequence.grammar = model.grammars.start(params.structure, close=close)
         request.sequences.append(sequence)
     return request
 
