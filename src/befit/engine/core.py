@@ -394,6 +394,8 @@ class Engine:
         failed = False
         for sequence, _ in step:
             if sequence.sampler is None and not sequence.ended:
+                if sequence.index == 0:
+                    sequence.request.first_step = time.monotonic()
                 try:
                     sequence.sampler = self.model.backend.new_sampler(sequence.spec, sequence.request.prompt_ids)
                 except Exception as error:

@@ -99,6 +99,7 @@ class Emitter:
         if not request.started:
             request.started = True
             delta.cached_tokens = request.cached
+            delta.queue_seconds = max(0.0, request.first_step - request.arrival)
             if delta.finish_reason not in ("abort", "error"):
                 delta.prompt_logprobs = request.prompt_logprobs
                 self.prompt_tokens += len(request.prompt_ids)

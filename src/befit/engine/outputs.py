@@ -62,7 +62,8 @@ class Delta:
     """What one step added to continuation `index` of a request.
 
     text may be empty while characters are incomplete or held back as a possible stop string; token_ids is always what
-    was generated in the step. prompt_logprobs and cached_tokens come with the first delta of a request. error is set
+    was generated in the step. prompt_logprobs, cached_tokens and queue_seconds (waiting for the first step) come
+    with the first delta of a request. error is set
     together with finish_reason "error". embedding is the pooled vector of a request that asked for one.
     """
 
@@ -74,5 +75,6 @@ class Delta:
     stop_reason: str | int | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None
     cached_tokens: int = 0
+    queue_seconds: float = 0.0
     error: Exception | None = None
     embedding: F32 | None = None
