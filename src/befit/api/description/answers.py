@@ -90,6 +90,7 @@ _CHAT_CHUNK = {
     **_ENVELOPE,
     "choices": [{"index": "int", "delta": _DELTA, "logprobs": _SCORES, **_END, **_IDS}],
     "usage?": ("null", _USAGE),
+    "prompt_token_ids?": ["int"],
 }
 _COMPLETION_CHOICE = {
     "index": "int",
