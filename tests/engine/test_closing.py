@@ -164,3 +164,11 @@ def test_it_can_be_left_to_the_model(reference: LoadedModel) -> None:
     for more in ({"close_at_limit": False}, {"bad_words": ["qq"]}, {"allowed_token_ids": list(range(0x20, 0x7F))}):
         [output] = outputs(engine, hot(json_structure(ENDLESS), max_tokens=30, **more))
         assert (output.finish_reason, output.stop_reason) == ("length", None)
+
+
+def test_a_structure_without_a_way_out_is_left_to_the_model(reference: LoadedModel) -> None:
+    """Finding that out is bounded, and nobody looks again."""
+    beyond = {"type": "string", "pattern": "^.*qz.*jx.*$"}
+    assert reference.grammars._prepared(json_structure(beyond)).way is None
+    [output] = outputs(Engine(reference), hot(json_structure(beyond), max_tokens=20))
+    assert (output.finish_reason, output.stop_reason) == ("length", None)

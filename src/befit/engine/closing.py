@@ -8,11 +8,13 @@ the model is free. A token after which none would fit is not taken; the way out 
 So nothing is forced before it has to be, and an output that could be closed once ends in time. What is left to luck
 is a structure for which no way out is found, or that needs more tokens than there are: it ends as it would have.
 
-All limits are counts, so that the same seed gives the same output on any machine.
+Searches are bounded by counts, so that the same seed gives the same output on any machine, and by CPU time only where a
+structure makes each step of them slow.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -26,11 +28,13 @@ from befit.backends.base import I32, U32
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-STATES = 1500
+STATES = 4000
 """Looked at in a search that nobody waits for."""
 
-_STATES = 300  # in one that a step waits for
-_LONGEST = 4096  # tokens of a way out
+_STATES = 500  # in one that a step waits for
+_EXPANDED = 5  # so many states that are looked at for each that is followed
+_SECONDS = 0.1  # of CPU, for each 500
+_LONGEST = 1024  # tokens of a way out
 _JOINTS = 4  # tokens of the last way out that may have become superfluous
 _FREE = 40  # single bytes of text that may follow, from which on anything may
 _SAMPLES = b"ae0A9-.@_/: "  # of what may be in a string
@@ -87,8 +91,9 @@ class WaysOut:
         start = _State(matcher.deep_copy(), [], 0, 0)
         heap = [(0, next(order), start)]
         seen: set[tuple[int, int]] = set()
+        expanded, end = 0, time.thread_time() + _SECONDS * most / _STATES
         for _ in range(most):
-            if not heap:
+            if not heap or expanded * _EXPANDED >= most or time.thread_time() > end:
                 break
             state = heappop(heap)[2]
             if state.matcher.is_accepting():
@@ -101,6 +106,7 @@ class WaysOut:
             if state.matcher.is_error() or key in seen or len(state.path) > _LONGEST:
                 continue
             seen.add(key)
+            expanded += 1
             for tokens, inside in self._moves(state.matcher, words):
                 after = state.step(tokens, b"".join(self._bytes[token] for token in tokens), inside)
                 if after is not None:

@@ -81,7 +81,8 @@ class Grammars:
             compiled = self._prepared(structure)
         tree = self._vocabulary()
         assert self._ways is not None
-        closing = Closing(self._ways, compiled.way, len(structure.text)) if close else None
+        closes = close and compiled.way is not None
+        closing = Closing(self._ways, compiled.way, len(structure.text)) if closes else None
         return Grammar(compiled.matcher.deep_copy(), tree, structure, self._tokenizer, closing)
 
     def _found(self, structure: Structure) -> _Compiled | None:
