@@ -9,7 +9,7 @@ from typing import Any
 
 JSON, EVENTS, LINES, TEXT = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
 
-_TYPES = {"str": "string", "int": "integer", "num": "number", "bool": "boolean", "null": "null"}
+_TYPES: dict[str, Any] = {"str": "string", "int": "integer", "num": "number", "bool": "boolean", "null": "null"}
 
 
 def schema(note: Any) -> dict[str, Any]:
@@ -44,18 +44,29 @@ def schema(note: Any) -> dict[str, Any]:
     return {"type": [kind, "null"] if note.endswith("?") else kind}
 
 
-_USAGE = {
+_USAGE: dict[str, Any] = {
     "prompt_tokens": "int",
     "completion_tokens": "int",
     "total_tokens": "int",
     "prompt_tokens_details": {"cached_tokens": "int"},
 }
-_ENVELOPE = {"id": "str", "object": "str", "created": "int", "model": "str", "system_fingerprint": "str"}
-_IDS = {"token_ids?": ["int"], "prompt_token_ids?": ["int"]}
-_END = {"finish_reason": "str?", "stop_reason?": ("str?", "int")}
-_CALL = {"id?": "str", "index?": "int", "type?": "str", "function": {"name?": "str", "arguments": "str"}}
-_THOUGHTS = {"reasoning?": "str", "reasoning_content?": "str"}
-_DELTA = {"role?": "str", "content?": "str?", **_THOUGHTS, "tool_calls?": [_CALL]}
+_ENVELOPE: dict[str, Any] = {
+    "id": "str",
+    "object": "str",
+    "created": "int",
+    "model": "str",
+    "system_fingerprint": "str",
+}
+_IDS: dict[str, Any] = {"token_ids?": ["int"], "prompt_token_ids?": ["int"]}
+_END: dict[str, Any] = {"finish_reason": "str?", "stop_reason?": ("str?", "int")}
+_CALL: dict[str, Any] = {
+    "id?": "str",
+    "index?": "int",
+    "type?": "str",
+    "function": {"name?": "str", "arguments": "str"},
+}
+_THOUGHTS: dict[str, Any] = {"reasoning?": "str", "reasoning_content?": "str"}
+_DELTA: dict[str, Any] = {"role?": "str", "content?": "str?", **_THOUGHTS, "tool_calls?": [_CALL]}
 _SCORES = (
     "null",
     {
@@ -65,7 +76,7 @@ _SCORES = (
         "refusal?": "any",
     },
 )
-_CHAT = {
+_CHAT: dict[str, Any] = {
     **_ENVELOPE,
     "choices": [
         {
@@ -86,13 +97,13 @@ _CHAT = {
     "prompt_logprobs?": "any",
     "prompt_token_ids?": ["int"],
 }
-_CHAT_CHUNK = {
+_CHAT_CHUNK: dict[str, Any] = {
     **_ENVELOPE,
     "choices": [{"index": "int", "delta": _DELTA, "logprobs": _SCORES, **_END, **_IDS}],
     "usage?": ("null", _USAGE),
     "prompt_token_ids?": ["int"],
 }
-_COMPLETION_CHOICE = {
+_COMPLETION_CHOICE: dict[str, Any] = {
     "index": "int",
     "text": "str",
     "logprobs": (
@@ -103,9 +114,9 @@ _COMPLETION_CHOICE = {
     "prompt_logprobs?": "any",
     **_IDS,
 }
-_COMPLETION = {**_ENVELOPE, "choices": [_COMPLETION_CHOICE], "usage": _USAGE}
-_COMPLETION_CHUNK = {**_ENVELOPE, "choices": [_COMPLETION_CHOICE], "usage?": ("null", _USAGE)}
-_MODEL = {
+_COMPLETION: dict[str, Any] = {**_ENVELOPE, "choices": [_COMPLETION_CHOICE], "usage": _USAGE}
+_COMPLETION_CHUNK: dict[str, Any] = {**_ENVELOPE, "choices": [_COMPLETION_CHOICE], "usage?": ("null", _USAGE)}
+_MODEL: dict[str, Any] = {
     "id": "str",
     "object": "'model'",
     "created": "int",
@@ -114,13 +125,13 @@ _MODEL = {
     "parent": "null",
     "max_model_len": "int?",
 }
-_CLAUDE_MODEL = {"type": "'model'", "id": "str", "display_name": "str", "created_at": "str", "*": "any"}
+_CLAUDE_MODEL: dict[str, Any] = {"type": "'model'", "id": "str", "display_name": "str", "created_at": "str", "*": "any"}
 _MODELS = (
     {"object": "'list'", "data": [_MODEL]},
     {"data": [_CLAUDE_MODEL], "has_more": "bool", "first_id": "str?", "last_id": "str?"},
 )
 
-_RESPONSE = {
+_RESPONSE: dict[str, Any] = {
     "id": "str",
     "object": "'response'",
     "created_at": "int",
@@ -163,7 +174,7 @@ _RESPONSE = {
     "user": "str?",
 }
 
-_LLAMA = {
+_LLAMA: dict[str, Any] = {
     "index": "int",
     "content": "str",
     "tokens": ["int"],
@@ -182,11 +193,11 @@ _LLAMA = {
     "tokens_cached?": "int",
     "timings?": {"*": "num"},
 }
-_LLAMA_ROUTE = {JSON: _LLAMA, EVENTS: _LLAMA}
+_LLAMA_ROUTE: dict[str, Any] = {JSON: _LLAMA, EVENTS: _LLAMA}
 
-_BLOCK = {"type": "'text' 'thinking' 'tool_use'", "*": "any"}
-_CLAUDE_USAGE = {"input_tokens": "int", "output_tokens": "int", "*": "int"}
-_MESSAGE = {
+_BLOCK: dict[str, Any] = {"type": "'text' 'thinking' 'tool_use'", "*": "any"}
+_CLAUDE_USAGE: dict[str, Any] = {"input_tokens": "int", "output_tokens": "int", "*": "int"}
+_MESSAGE: dict[str, Any] = {
     "id": "str",
     "type": "'message'",
     "role": "'assistant'",
@@ -197,20 +208,27 @@ _MESSAGE = {
     "usage": _CLAUDE_USAGE,
 }
 
-_DURATIONS = {
+_DURATIONS: dict[str, Any] = {
     f"{name}?": "int"
     for name in (
         *("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration"),
         *("eval_count", "eval_duration"),
     )
 }
-_OLLAMA = {"model": "str", "created_at": "str", "done": "bool", "done_reason?": "str", **_DURATIONS, "logprobs?": "any"}
-_OLLAMA_GENERATE = {**_OLLAMA, "response": "str", "thinking?": "str", "context?": ["int"]}
-_OLLAMA_CHAT = {
+_OLLAMA: dict[str, Any] = {
+    "model": "str",
+    "created_at": "str",
+    "done": "bool",
+    "done_reason?": "str",
+    **_DURATIONS,
+    "logprobs?": "any",
+}
+_OLLAMA_GENERATE: dict[str, Any] = {**_OLLAMA, "response": "str", "thinking?": "str", "context?": ["int"]}
+_OLLAMA_CHAT: dict[str, Any] = {
     **_OLLAMA,
     "message": {"role": "str", "content": "str", "thinking?": "str", "tool_calls?": ["any"]},
 }
-_DETAILS = {
+_DETAILS: dict[str, Any] = {
     "parent_model": "str",
     "format": "str",
     "family": "str",
@@ -218,7 +236,7 @@ _DETAILS = {
     "parameter_size": "str",
     "quantization_level": "str",
 }
-_STORED = {
+_STORED: dict[str, Any] = {
     "name": "str",
     "model": "str",
     "modified_at": "str",
@@ -226,18 +244,27 @@ _STORED = {
     "digest": "str",
     "details": _DETAILS,
 }
-_STATUS = {"status": "str", "digest?": "str", "total?": "int", "completed?": "int", "error?": "str"}
-_PROGRESS = {JSON: _STATUS, LINES: _STATUS}
+_STATUS: dict[str, Any] = {"status": "str", "digest?": "str", "total?": "int", "completed?": "int", "error?": "str"}
+_PROGRESS: dict[str, Any] = {JSON: _STATUS, LINES: _STATUS}
 
-_TGI_TOKEN = {"id": "int", "text": "str", "logprob": "num?", "special": "bool"}
-_TGI_PREFILL = {"id": "int", "text": "str", "logprob": "num?"}
-_TGI_ENDING = {"finish_reason": "'length' 'eos_token' 'stop_sequence'", "generated_tokens": "int", "seed": "int?"}
-_TGI_DETAILS = {**_TGI_ENDING, "prefill": [_TGI_PREFILL], "tokens": [_TGI_TOKEN], "top_tokens?": [[_TGI_TOKEN]]}
-_TGI = {
+_TGI_TOKEN: dict[str, Any] = {"id": "int", "text": "str", "logprob": "num?", "special": "bool"}
+_TGI_PREFILL: dict[str, Any] = {"id": "int", "text": "str", "logprob": "num?"}
+_TGI_ENDING: dict[str, Any] = {
+    "finish_reason": "'length' 'eos_token' 'stop_sequence'",
+    "generated_tokens": "int",
+    "seed": "int?",
+}
+_TGI_DETAILS: dict[str, Any] = {
+    **_TGI_ENDING,
+    "prefill": [_TGI_PREFILL],
+    "tokens": [_TGI_TOKEN],
+    "top_tokens?": [[_TGI_TOKEN]],
+}
+_TGI: dict[str, Any] = {
     "generated_text": "str",
     "details?": {**_TGI_DETAILS, "best_of_sequences?": [{"generated_text": "str", **_TGI_DETAILS}]},
 }
-_TGI_EVENT = {
+_TGI_EVENT: dict[str, Any] = {
     "index": "int",
     "token": _TGI_TOKEN,
     "top_tokens?": [_TGI_TOKEN],
@@ -245,7 +272,7 @@ _TGI_EVENT = {
     "details": ("null", {**_TGI_ENDING, "input_length?": "int"}),
 }
 _TGI_PLACES = [{"id": "int", "text": "str", "start": "int", "stop": "int"}]
-_CHATS = {JSON: _CHAT, EVENTS: _CHAT_CHUNK}
+_CHATS: dict[str, Any] = {JSON: _CHAT, EVENTS: _CHAT_CHUNK}
 
 ANSWERS: dict[tuple[str, str], dict[str, Any]] = {
     ("get", "/v1/models"): {JSON: _MODELS},
@@ -382,7 +409,7 @@ ANSWERS: dict[tuple[str, str], dict[str, Any]] = {
 }
 """By method and path; the content of a stream is that of each of its events' `data`, or of each line."""
 
-_STREAMS = {
+_STREAMS: dict[str, Any] = {
     EVENTS: "Server-sent events; the schema is of each one's `data`, but for a closing `[DONE]` of OpenAI's routes.",
     LINES: "A JSON object a line; the schema is of each.",
 }
