@@ -25,7 +25,7 @@ CHANGED = (
 
 
 class Server:
-    """A `befit serve`, what it answers, and whether it is as it was."""
+    """A `befit serve`, what it answers, each time on a new connection, and whether it is as it was."""
 
     def __init__(self, model: Path, *options: str, port: int = 0, change: str = "") -> None:
         self.port = port or free_port()
@@ -34,25 +34,26 @@ class Server:
         self.process = ServerProcess("befit", command, self.port)
         self.process.wait_ready(60)
         self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=self.url, timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
 
     def ask(self, **wishes: Any) -> str:
-        answer = httpx.post(f"{self.url}/v1/completions", json={**PROMPT, **wishes}, timeout=60)
+        answer = self.http.post("/v1/completions", json={**PROMPT, **wishes})
         assert answer.status_code == 200, answer.text
         text: str = answer.json()["choices"][0]["text"]
         return text
 
     def metric(self, name: str) -> float:
-        for line in httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines():
+        for line in self.http.get("/metrics").text.splitlines():
             if line.startswith(f"befit:{name}{{"):
                 return float(line.rsplit(" ", 1)[1])
         raise LookupError(name)
 
-    def until_idle(self, seconds: float = 20) -> None:
+    def until_idle(self, seconds: float = 60) -> None:
         """Fails where requests or pages are left."""
         end = time.monotonic() + seconds
         while self.metric("num_requests_running") + self.metric("kv_cache_usage_ratio") > 0:
             assert time.monotonic() < end, "requests or pages are left"
-            time.sleep(0.05)
+            time.sleep(0.005)
 
     def connect(self, receive_buffer: int = 0) -> socket.socket:
         sock = socket.socket()
@@ -63,6 +64,7 @@ class Server:
         return sock
 
     def stop(self) -> None:
+        self.http.close()
         self.process.stop(20)
 
 

@@ -32,7 +32,7 @@ class Hub:
     faults       called in turn for each request of a file's bytes, with the handler: True when it has answered
     blobs        whether the list of files tells sizes and digests
     digests      what the list says of a file, instead of the truth
-    pause        seconds before each piece of a body
+    holds_at     how many bytes it sends before the body of a file waits until this is None again
     """
 
     def __init__(self, root: Path) -> None:
@@ -46,7 +46,7 @@ class Hub:
         self.blobs = True
         self.digests: dict[str, str] = {}
         self.commit = COMMIT
-        self.pause = 0.0
+        self.holds_at: int | None = None
         self.requests: list[tuple[str, str | None, str | None]] = []
         self.sent = 0
 
@@ -146,7 +146,8 @@ def serve(root: Path) -> Iterator[Hub]:
                 return
             with suppress(ConnectionError):  # the client has read what it wanted
                 for at in range(0, len(data), 1 << 16):
-                    time.sleep(hub.pause)
+                    while ranged and hub.holds_at is not None and hub.sent >= hub.holds_at:
+                        time.sleep(0.005)
                     self.wfile.write(data[at : at + (1 << 16)])
                     hub.sent += len(data[at : at + (1 << 16)])
 
