@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from befit.bench.processes import ServerProcess, free_port
+from befit.bench.processes import ServerProcess
 from support.files import tiny_file
 
 SIZES = ("--ctx", "4096", "--kv-tokens", "16384", "--threads", "1", "--no-access-log", "--served-name", "tiny")
@@ -28,13 +29,23 @@ class Server:
     """A `befit serve`, what it answers, each time on a new connection, and whether it is as it was."""
 
     def __init__(self, model: Path, *options: str, port: int = 0, change: str = "") -> None:
-        self.port = port or free_port()
         start = ["-c", CHANGED.format(change)] if change else ["-m", "befit.cli"]
-        command = [sys.executable, *start, "serve", str(model), "--port", str(self.port), *SIZES, *options]
-        self.process = ServerProcess("befit", command, self.port)
-        self.process.wait_ready(60)
+        command = [sys.executable, "-u", *start, "serve", str(model), "--port", str(port), *SIZES, *options]
+        self.process = ServerProcess("befit", command, port)
+        self.port = self._listens()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
+
+    def _listens(self) -> int:
+        """The port, once it serves there; it is the system's choice, so that nobody else can have it."""
+        end = time.monotonic() + 60
+        while not (found := re.search(r"Serving http://\S+:(\d+)/v1", self.process.last_words())):
+            if self.process.status is not None or time.monotonic() > end:
+                said = self.process.last_words()
+                self.process.stop()
+                pytest.fail(f"the server does not serve: {said}")
+            time.sleep(0.005)
+        return int(found[1])
 
     def ask(self, **wishes: Any) -> str:
         answer = self.http.post("/v1/completions", json={**PROMPT, **wishes})
@@ -65,7 +76,7 @@ class Server:
 
     def stop(self) -> None:
         self.http.close()
-        self.process.stop(20)
+        self.process.stop(60)
 
 
 def http_request(path: str = "/v1/completions", **wishes: Any) -> bytes:
