@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from befit import store
 from befit.errors import BefitError
 
-# The same examples in every run, so that a run says something about the code and not about luck. To look for new ones:
-# pytest --hypothesis-profile=default
-settings.register_profile("repeatable", derandomize=True)
+# The same examples in every run, and none too slow, so that a run says something about the code and not about luck or
+# the machine. To look for new ones: pytest --hypothesis-profile=default
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 
 _SMOLLM2 = pytest.StashKey["Path | BefitError"]()
 
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Where a shell runs the suite in the background: tests send SIGINT, and processes that they start inherit this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ON_REQUEST = ("browser", "faults", "fuzz")
 """Markers of tests that run only where -m names them."""

@@ -38,7 +38,7 @@ sensible = {
 }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120)
 @given(
     path=st.sampled_from(sorted(FIELDS)),
     fields=st.dictionaries(st.sampled_from(NAMES), values, max_size=4),

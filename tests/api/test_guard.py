@@ -150,7 +150,7 @@ def test_an_account_is_refilled_by_time():
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_that_takes_too_long_is_ended(guarded, engine, stream):
     engine.gate = asyncio.Event()
-    async with guarded(timeout=0.02) as client:
+    async with guarded(timeout=0.5 if stream else 0.02) as client:  # a stream begins, and then takes too long
         answer = await client.post("/v1/chat/completions", json={**CHAT, "stream": stream})
     assert answer.status_code == (200 if stream else 504)
     assert "request_timeout" in answer.text

@@ -372,7 +372,7 @@ values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(st.sampled_fr
 fields = st.sampled_from(sorted({*InfillRequest.model_fields, *HINTS, *UNSUPPORTED, "nobody_knows"}))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100)
 @given(path=st.sampled_from(["/infill", "/completion"]), given_fields=st.dictionaries(fields, values, max_size=4))
 def test_whatever_is_sent_is_answered_or_refused(path: str, given_fields: dict[str, Any]) -> None:
     engine = FakeEngine()

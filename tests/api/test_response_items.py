@@ -37,7 +37,7 @@ items = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250)
 @given(st.lists(items, max_size=4) | anything)
 def test_any_input(value):
     try:

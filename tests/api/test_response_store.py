@@ -19,7 +19,7 @@ def kept(name, size, status="completed"):
     return Kept({"id": name, "status": status}, [item], [item])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps)
 def test_it_never_grows_beyond_its_bounds(steps):
     store = ResponseStore(MOST, BYTES)

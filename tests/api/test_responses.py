@@ -199,6 +199,11 @@ async def test_what_is_not_to_be_stored_is_not(client):
     assert (await client.get(f"/v1/responses/{made['id']}")).status_code == 404
 
 
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
 async def until_ended(client, name):
     while (body := (await client.get(f"/v1/responses/{name}")).json())["status"] in ("queued", "in_progress"):
         await asyncio.sleep(0.001)
@@ -209,7 +214,7 @@ async def test_in_the_background(client, engine):
     engine.gate = asyncio.Event()
     made = (await create(client, background=True)).json()
     assert (made["status"], made["output"]) == ("queued", [])
-    await asyncio.sleep(0.01)
+    await until(lambda: engine.open)
     assert (await client.get(f"/v1/responses/{made['id']}")).json()["status"] == "in_progress"
     early = await create(client, previous_response_id=made["id"])
     assert early.json()["error"]["param"] == "previous_response_id"
@@ -222,8 +227,7 @@ async def test_in_the_background(client, engine):
 async def test_cancelling_frees_the_engine_and_keeps_what_there_is(client, engine):
     engine.gate = asyncio.Event()
     made = (await create(client, background=True)).json()
-    await asyncio.sleep(0.01)
-    assert engine.open == 1
+    await until(lambda: engine.open == 1)
     body = (await client.post(f"/v1/responses/{made['id']}/cancel")).json()
     assert (body["status"], engine.open) == ("cancelled", 0)
     assert (await client.get(f"/v1/responses/{made['id']}")).json() == body
@@ -238,10 +242,9 @@ async def test_cancelling_frees_the_engine_and_keeps_what_there_is(client, engin
 async def test_deleting_ends_what_runs(client, engine):
     engine.gate = asyncio.Event()
     made = (await create(client, background=True)).json()
-    await asyncio.sleep(0.01)
+    await until(lambda: engine.open)
     await client.delete(f"/v1/responses/{made['id']}")
-    await asyncio.sleep(0.01)
-    assert engine.open == 0
+    await until(lambda: not engine.open)
     assert (await client.get(f"/v1/responses/{made['id']}")).status_code == 404
 
 
@@ -350,12 +353,10 @@ async def test_background_needs_the_store(client):
 async def test_a_client_that_leaves_ends_its_response(client, engine):
     engine.gate = asyncio.Event()
     task = asyncio.ensure_future(create(client, stream=False))
-    await asyncio.sleep(0.01)
-    assert engine.open == 1
+    await until(lambda: engine.open == 1)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await asyncio.sleep(0.01)
-    assert engine.open == 0
+    await until(lambda: not engine.open)
 
 
 # -- calls of functions -----------------------------------------------------------------------------------------------
@@ -472,8 +473,7 @@ async def test_choices_of_tools(client, engine, template):
 async def test_a_cancelled_stream_gets_its_last_event(client, engine):
     engine.gate = asyncio.Event()
     reading = asyncio.ensure_future(create(client, background=True, stream=True, request_id="mine"))
-    while not engine.open:
-        await asyncio.sleep(0.001)
+    await until(lambda: engine.open)
     engine.gate.set()
     engine.gate = asyncio.Event()
     await asyncio.sleep(0.01)

@@ -71,7 +71,7 @@ METADATA: dict[str, Any] = {
 LEAKS = ("<class ", "<module ", "<function ", "<built-in", "object at 0x")
 
 
-@settings(max_examples=50, deadline=5000)
+@settings(max_examples=50, deadline=10_000)
 @given(texts)
 def test_any_template_renders_in_bounds_or_is_refused(text: str) -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "there"}]

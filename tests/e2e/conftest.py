@@ -22,7 +22,7 @@ SIZES = ("--ctx", "1024", "--kv-tokens", "16384")
 
 
 class ServerProcess:
-    """`befit serve` as a user runs it. `log` grows with what it prints."""
+    """`befit serve` as a user runs it, and an HTTP client of it. `log` grows with what it prints."""
 
     def __init__(self, model: Path, *options: str) -> None:
         command = [sys.executable, "-m", "befit.cli", "serve", str(model), "--port", "0", *options]
@@ -34,6 +34,7 @@ class ServerProcess:
         except BaseException:
             self.process.kill()
             raise
+        self.http = httpx.Client(base_url=self.url, timeout=60)
 
     def _wait_for(self, pattern: str, seconds: float) -> str:
         """The first group of a pattern in the output, once it is there."""
@@ -51,24 +52,25 @@ class ServerProcess:
 
     def metric(self, name: str) -> float:
         """The value of one metric without a label of its own."""
-        text = httpx.get(f"{self.url}/metrics").text
+        text = self.http.get("/metrics").text
         found = re.search(rf"^befit:{name}{{model_name=\"[^\"]*\"}} (\S+)$", text, re.MULTILINE)
         assert found, text
         return float(found[1])
 
-    def until_idle(self, seconds: float = 5) -> None:
+    def until_idle(self, seconds: float = 60) -> None:
         """Wait until nothing runs and no KV page is in use; fails when that takes too long."""
         end = time.monotonic() + seconds
         while self.metric("num_requests_running") + self.metric("kv_cache_usage_ratio") > 0:
             assert time.monotonic() < end, "requests or pages are left"
-            time.sleep(0.02)
+            time.sleep(0.005)
 
     def stop(self) -> int:
         """End it in order; returns the exit code."""
+        self.http.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(20)
+            return self.process.wait(60)
         finally:
             self.process.kill()
             assert self.process.stdout is not None
@@ -82,7 +84,7 @@ def server(smollm2_path: Path) -> Iterator[ServerProcess]:
     assert server.stop() == 0
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="dummy", max_retries=0, timeout=60) as client:
         yield client

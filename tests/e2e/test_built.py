@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 
@@ -25,7 +24,7 @@ def test_a_server_on_a_built_folder(client: openai.OpenAI, smollm2_path: Path, t
     try:
         assert "weights.bin has 1,000 bytes instead of" in server.log
         assert "building it anew from" in server.log
-        assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "smol:built"
+        assert server.http.get("/v1/models").json()["data"][0]["id"] == "smol:built"
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="dummy", max_retries=0) as built:
             found = built.completions.create(model="smol:built", **ASKED).choices[0]
         assert (found.text, found.logprobs) == (expected.text, expected.logprobs)

@@ -162,6 +162,6 @@ async def test_cancelling_a_whole_answer_frees_its_pages(server):
         call = client.completions.create(model="smol", prompt="Once", max_tokens=900, extra_body={"ignore_eos": True})
         task = asyncio.ensure_future(call)
         while await asyncio.to_thread(server.metric, "num_requests_running") == 0:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.005)
         task.cancel()
     await asyncio.to_thread(server.until_idle)

@@ -6,7 +6,6 @@ import math
 import subprocess
 import sys
 
-import httpx
 import numpy as np
 import openai
 import pytest
@@ -24,7 +23,7 @@ def complete(client, prompt=PROMPT, *, max_tokens=6, extra=None, **fields):
 @pytest.fixture
 def tokens(server):
     """text -> its token ids."""
-    return lambda text: httpx.post(f"{server.url}/tokenize", json={"prompt": text}).json()["tokens"]
+    return lambda text: server.http.post("/tokenize", json={"prompt": text}).json()["tokens"]
 
 
 # -- fields that shape what is sampled -------------------------------------------------------------------------------

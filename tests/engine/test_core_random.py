@@ -123,7 +123,7 @@ class Late:
         return events
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150)
 @given(
     work=st.lists(jobs, max_size=10),
     late=st.none() | st.integers(0, 3),

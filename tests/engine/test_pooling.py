@@ -66,7 +66,7 @@ def run(engine):
 texts = st.lists(st.integers(0, 79), min_size=1, max_size=CTX)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     asked=st.lists(st.tuples(texts, st.sampled_from(["mean", "last"])), min_size=1, max_size=5),
     company=st.lists(texts.filter(lambda tokens: len(tokens) < CTX), max_size=2),

@@ -155,7 +155,7 @@ def test_several_continuations_have_their_own_state(reference: LoadedModel) -> N
         jsonschema.validate(json.loads(text), PERSON)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32))
 def test_any_schema(reference: LoadedModel, seed: int) -> None:
     schema = random_schema(Random(seed))

@@ -49,7 +49,7 @@ def blamed(model: LoadedModel, structure: Structure) -> str | None:
     return structure.param
 
 
-@settings(max_examples=80, deadline=5000)
+@settings(max_examples=80, deadline=10_000)
 @given(st.dictionaries(st.sampled_from(KEYWORDS), schemas, max_size=4))
 def test_any_schema_compiles_or_is_refused(model: LoadedModel, schema: dict[str, Any]) -> None:
     try:
@@ -59,7 +59,7 @@ def test_any_schema_compiles_or_is_refused(model: LoadedModel, schema: dict[str,
     assert blamed(model, Structure("json", text, param="schema")) == "schema"
 
 
-@settings(max_examples=60, deadline=5000)
+@settings(max_examples=60, deadline=10_000)
 @given(st.sampled_from(["regex", "grammar"]), st.text('ab()[]{}|*+?\\^$.-,0159 "=:/\n', max_size=24))
 def test_any_pattern_or_grammar_compiles_or_is_refused(model: LoadedModel, kind: Any, text: str) -> None:
     assert blamed(model, Structure(kind, text, param="it")) == "it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import socket
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from befit.bench.processes import ServerProcess, free_port
+from befit.bench.processes import ServerProcess
 from support.files import tiny_file
 
 SIZES = ("--ctx", "4096", "--kv-tokens", "16384", "--threads", "1", "--no-access-log", "--served-name", "tiny")
@@ -27,40 +28,47 @@ CHANGED = (
 
 
 class Server:
-    """A `befit serve`, what it answers, and whether it is as it was."""
+    """A `befit serve`, what it answers, each time on a new connection, and whether it is as it was."""
 
     def __init__(self, model: Path, *options: str, port: int = 0, change: str = "", within: Sequence[str] = ()) -> None:
         """within: a command that runs another one, put in front of this one."""
-        self.port = port or free_port()
         start = ["-c", CHANGED.format(change)] if change else ["-m", "befit.cli"]
-        command = [*within, sys.executable, *start, "serve", str(model), "--port", str(self.port), *SIZES, *options]
+        command = [*within, sys.executable, "-u", *start, "serve", str(model), "--port", str(port), *SIZES, *options]
         with _usual_descriptors():
-            self.process = ServerProcess("befit", command, self.port)
-        try:
-            self.process.wait_ready(60)
-        except BaseException:
-            self.process.stop(5)
-            raise
+            self.process = ServerProcess("befit", command, port)
+        self.port = self._listens()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=self.url, timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
+
+    def _listens(self) -> int:
+        """The port, once it serves there; it is the system's choice, so that nobody else can have it."""
+        end = time.monotonic() + 60
+        while not (found := re.search(r"Serving http://\S+:(\d+)/v1", self.process.last_words())):
+            if self.process.status is not None or time.monotonic() > end:
+                said = self.process.last_words()
+                self.process.stop()
+                pytest.fail(f"the server does not serve: {said}")
+            time.sleep(0.005)
+        return int(found[1])
 
     def ask(self, **wishes: Any) -> str:
-        answer = httpx.post(f"{self.url}/v1/completions", json={**PROMPT, **wishes}, timeout=60)
+        answer = self.http.post("/v1/completions", json={**PROMPT, **wishes})
         assert answer.status_code == 200, answer.text
         text: str = answer.json()["choices"][0]["text"]
         return text
 
     def metric(self, name: str) -> float:
-        for line in httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines():
+        for line in self.http.get("/metrics").text.splitlines():
             if line.startswith(f"befit:{name}{{"):
                 return float(line.rsplit(" ", 1)[1])
         raise LookupError(name)
 
-    def until_idle(self, seconds: float = 20) -> None:
+    def until_idle(self, seconds: float = 60) -> None:
         """Fails where requests or pages are left."""
         end = time.monotonic() + seconds
         while self.metric("num_requests_running") + self.metric("kv_cache_usage_ratio") > 0:
             assert time.monotonic() < end, "requests or pages are left"
-            time.sleep(0.05)
+            time.sleep(0.005)
 
     def connect(self, receive_buffer: int = 0, source: str = "") -> socket.socket:
         """source: the address of this machine to come from."""
@@ -74,7 +82,8 @@ class Server:
         return sock
 
     def stop(self) -> None:
-        self.process.stop(20)
+        self.http.close()
+        self.process.stop(60)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def test_a_model_file_may_be_replaced_and_gives_no_wrong_answer_when_it_is_cut(
         assert server.ask() == expected
     except httpx.TransportError:
         while server.process.status is None:
-            time.sleep(0.05)
+            time.sleep(0.005)
         assert server.process.status == -signal.SIGBUS
 
 
@@ -64,7 +64,7 @@ def test_without_descriptors_new_clients_wait_and_old_ones_are_served(server: An
     import resource
 
     expected = server.ask()
-    with httpx.Client(base_url=server.url, timeout=30) as old:
+    with httpx.Client(base_url=server.url, timeout=60) as old:
         assert old.get("/health").status_code == 200
         used = len(os.listdir(f"/proc/{server.process.pid}/fd"))
         before = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
@@ -74,14 +74,14 @@ def test_without_descriptors_new_clients_wait_and_old_ones_are_served(server: An
         assert old.post("/v1/completions", json=body).json()["choices"][0]["text"] == expected
         for sock in crowd:
             sock.close()
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while True:  # as soon as there are descriptors again, new clients are served too
             try:
                 assert server.ask() == expected
                 break
             except httpx.TransportError:
                 assert time.monotonic() < end
-                time.sleep(0.2)
+                time.sleep(0.02)
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, before)
 
 
@@ -157,8 +157,8 @@ def test_weights_that_are_no_numbers_fail_the_request_with_words(start: Start, t
         raw.write(np.full(size // 4, np.nan, np.float32).tobytes())
     server = start(model)
     for _ in range(5):
-        answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "hello", "max_tokens": 4}, timeout=30)
+        answer = server.http.post("/v1/completions", json={"prompt": "hello", "max_tokens": 4})
         assert answer.status_code == 500
         assert answer.json()["error"]["code"] == "non_finite_logits"
         assert "damaged" in answer.json()["error"]["message"]
-    assert httpx.get(f"{server.url}/health").status_code == 200
+    assert server.http.get("/health").status_code == 200

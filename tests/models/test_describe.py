@@ -231,7 +231,7 @@ KEYS = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(changes=st.dictionaries(st.sampled_from(KEYS), ANY_VALUE, min_size=1, max_size=3))
 def test_any_metadata_gives_a_program_or_a_refusal(changes):
     try:

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from befit.plan import fit, known, source
+from befit.plan import fit, source
 from befit.plan.fit import Plan, Wish
 from befit.plan.machine import Machine, named_card
 from befit.plan.memory import Model
+from befit.store import catalogue
 
 MakeMachine = Callable[..., Machine]
 
 
 def model(name: str, bits: float | None = None) -> Model:
-    family, tag = name.split(":")
-    described = source.from_known(family, tag)
+    described = source.from_known(name)
     return described if bits is None else described.requantised(bits, f"{bits} bits")
 
 
@@ -110,7 +110,7 @@ def test_experts_are_all_kept_and_few_are_read() -> None:
 
 
 @given(
-    st.sampled_from([f"{family}:{tag}" for family, tags in known.FAMILIES.items() for tag in tags]),
+    st.sampled_from(list(catalogue.models())),
     st.integers(1, 200),
     st.sampled_from([None, 8.5, 4.85]),
     st.integers(1, 64),

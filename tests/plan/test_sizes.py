@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from befit.errors import UnsupportedModel
-from befit.plan import known, source
+from befit.plan import source
 from befit.plan.config_json import from_config, from_gguf
 from befit.plan.memory import (
     CLASSES,
@@ -20,6 +20,7 @@ from befit.plan.memory import (
     parameters,
     plain_activation_bytes,
 )
+from befit.store import catalogue
 from support.tiny import FAMILY_NAMES, tiny_model
 
 PUBLISHED = {
@@ -52,12 +53,11 @@ PUBLISHED = {
 
 
 def planned(name: str) -> Model:
-    family, tag = name.split(":")
-    return source.from_known(family, tag)
+    return source.from_known(name)
 
 
 def test_every_known_model_has_a_published_size() -> None:
-    assert set(PUBLISHED) == {f"{family}:{tag}" for family, tags in known.FAMILIES.items() for tag in tags}
+    assert set(PUBLISHED) == set(catalogue.models())
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -49,7 +49,7 @@ def outcome(folder: Path) -> BefitError | None:
     return None
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_any_changed_byte_is_found_or_is_a_weight(playground: Any, data: st.DataObject) -> None:
     folder = playground()
@@ -62,7 +62,7 @@ def test_any_changed_byte_is_found_or_is_a_weight(playground: Any, data: st.Data
     assert found is None if path.name == "weights.bin" else isinstance(found, BuildMismatch)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_files_cut_or_grown(playground: Any, data: st.DataObject) -> None:
     folder = playground()
@@ -93,7 +93,7 @@ def changed(value: Any, way: tuple[Any, ...], to: Any) -> Any:
     return value
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_any_changed_value_under_good_digests(playground: Any, data: st.DataObject) -> None:
     folder = playground()
@@ -105,7 +105,7 @@ def test_any_changed_value_under_good_digests(playground: Any, data: st.DataObje
     outcome(folder)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_changed_value_of_the_manifest(playground: Any, data: st.DataObject) -> None:
     folder = playground()
@@ -121,7 +121,7 @@ def test_any_changed_value_of_the_manifest(playground: Any, data: st.DataObject)
     outcome(folder)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_vocabulary_bytes_under_good_digests(playground: Any, data: st.DataObject) -> None:
     folder = playground()

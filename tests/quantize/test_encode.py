@@ -42,7 +42,7 @@ def decoded(fmt: QuantFormat, raw: np.ndarray, columns: int = 512) -> np.ndarray
 
 @formats
 @given(x=rows())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_independent_reader_finds_the_same_weights(fmt: QuantFormat, x: np.ndarray) -> None:
     raw = encode_rows(fmt, x)
     theirs = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[fmt.name.upper()])
@@ -51,7 +51,7 @@ def test_an_independent_reader_finds_the_same_weights(fmt: QuantFormat, x: np.nd
 
 @formats
 @given(x=rows())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_weight_is_off_by_more_than_the_format_allows(fmt: QuantFormat, x: np.ndarray) -> None:
     x = x / max(float(np.abs(x).max()), 1e-30)  # halves are less exact below 6e-5, and so is a scale that small
     raw = encode_rows(fmt, x, search=False)
@@ -70,7 +70,7 @@ def test_no_weight_is_off_by_more_than_the_format_allows(fmt: QuantFormat, x: np
 
 @formats
 @given(x=rows(), weigh=st.booleans(), seed=st.integers(0, 999))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_searching_is_never_worse_than_plain_rounding(fmt: QuantFormat, x: np.ndarray, weigh: bool, seed: int) -> None:
     importance = np.random.default_rng(seed).exponential(size=512).astype(np.float32) if weigh else None
     blocks = x.reshape(len(x), -1, fmt.block)
@@ -91,7 +91,7 @@ def test_searching_is_never_worse_than_plain_rounding(fmt: QuantFormat, x: np.nd
 
 
 @given(x=rows())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_search_is_never_worse_in_any_group(x: np.ndarray) -> None:
     groups = np.ascontiguousarray(x.reshape(-1, 32).T)
     zero = np.zeros(groups.shape[1], np.float32)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from befit.models.program import Program
-from befit.plan import known, source
+from befit.plan import source
 from befit.store import catalogue, choice, names
 
 from .conftest import CONTENT, REPOSITORY, tiny_entry
@@ -46,14 +46,10 @@ def file_size(program: Program, shapes: dict[str, tuple[int, ...]], quantisation
     return sum(nbytes(name, shape) for name, shape in shapes.items())
 
 
-def test_it_has_the_models_that_can_be_planned() -> None:
-    assert set(catalogue.models()) == {f"{family}:{tag}" for family, tags in known.FAMILIES.items() for tag in tags}
-
-
 @pytest.mark.parametrize("name", catalogue.models())
 def test_what_it_says_of_a_model(name: str) -> None:
     model = catalogue.models()[name]
-    planned = source.from_known(*name.split(":"))
+    planned = source.from_known(name)
     assert (model.parameters, model.context) == (planned.parameters, planned.program.max_context)
     assert names.require(name).tag is not None
     assert model.default in model.sizes

@@ -251,7 +251,7 @@ def test_a_connection_that_says_nothing_any_more_is_made_anew(hub: Hub, monkeypa
 
     hub.faults = [stalls]
     assert pull().read_bytes() == CONTENT
-    assert len(hub.fetched(FILE)) == 2
+    assert len(hub.fetched(FILE)) >= 2
 
 
 def test_a_server_without_ranges_begins_anew(hub: Hub) -> None:
@@ -527,34 +527,39 @@ def test_other_errors_of_the_disk_are_told(hub: Hub, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(("by", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, -15), (signal.SIGINT, 130)])
 def test_a_killed_download_goes_on(hub: Hub, by: signal.Signals, status: int) -> None:
-    hub.pause = 0.02
+    hub.holds_at = 400_000
     command = [sys.executable, "-m", "befit.cli", "pull", "--force", REF]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while sum(path.stat().st_size for path in unfinished()) < 300_000 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        end = time.monotonic() + 60
+        while sum(path.stat().st_size for path in unfinished()) < 300_000:
+            assert time.monotonic() < end
+            time.sleep(0.005)
         process.send_signal(by)
     assert process.returncode == status
     (kept,) = unfinished()
     there = kept.stat().st_size
     assert 300_000 <= there < len(CONTENT)
     assert store.find(REF) is None
-    hub.pause = 0.0
+    hub.holds_at = None
     assert pull().read_bytes() == CONTENT
     assert hub.fetched(FILE)[-1] == f"bytes={there}-"
 
 
 def test_two_who_want_the_same_model_download_once(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    hub.pause = 0.03
+    hub.holds_at = 300_000
     paths: list[Path] = []
     threads = [threading.Thread(target=lambda: paths.append(store.pull(REF))) for _ in range(2)]
     threads[0].start()
     while not unfinished():
-        time.sleep(0.01)
+        time.sleep(0.005)
     threads[1].start()
+    said = ""
+    while f"Another process is fetching {FILE}" not in said:
+        time.sleep(0.005)
+        said += capsys.readouterr().err
+    hub.holds_at = None
     for thread in threads:
         thread.join(60)
     assert len(set(paths)) == 1
     assert len(paths) == 2
     assert hub.fetched(FILE) == [None]
-    assert f"Another process is fetching {FILE}" in capsys.readouterr().err

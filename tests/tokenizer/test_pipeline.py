@@ -108,7 +108,7 @@ texts = st.lists(st.one_of(pieces, st.text(max_size=3)), max_size=12).map("".joi
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=texts)
 def test_ids_and_texts_are_the_librarys(kind: str, text: str) -> None:
     library, made = trained(kind), loaded(kind)

@@ -62,7 +62,7 @@ def nested_arrays(depth: int) -> st.SearchStrategy[tuple[Any, Any]]:
 
 @pytest.mark.parametrize("version", [2, 3])
 @given(pairs=st.lists(typed_values(depth=4), max_size=8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_metadata_round_trip(
     gguf_bytes: Any, tmp_path_factory: Any, version: int, pairs: list[tuple[Any, Any]]
 ) -> None:

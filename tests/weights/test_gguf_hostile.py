@@ -66,7 +66,7 @@ def outcome(tmp_path_factory: Any) -> Callable[[bytes], BefitError | None]:
 
 @pytest.mark.parametrize("version", [2, 3])
 @given(data=st.data())
-@settings(max_examples=150, deadline=1000)
+@settings(max_examples=150, deadline=10_000)
 def test_changed_bytes(gguf_bytes: Any, outcome: Any, version: int, data: st.DataObject) -> None:
     content = bytearray(gguf_bytes.small(version))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -87,7 +87,7 @@ def test_every_truncation(gguf_bytes: Any, outcome: Any, version: int) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=1000)
+@settings(max_examples=60, deadline=10_000)
 def test_inserted_and_deleted_bytes(gguf_bytes: Any, outcome: Any, data: st.DataObject) -> None:
     content = gguf_bytes.small()
     start = data.draw(st.integers(0, len(content)))
@@ -96,7 +96,7 @@ def test_inserted_and_deleted_bytes(gguf_bytes: Any, outcome: Any, data: st.Data
 
 
 @given(n_tensors=st.integers(0, HUGE), n_keys=st.integers(0, HUGE), rest=st.binary(max_size=400))
-@settings(max_examples=60, deadline=1000)
+@settings(max_examples=60, deadline=10_000)
 def test_random_headers(outcome: Any, n_tensors: int, n_keys: int, rest: bytes) -> None:
     outcome(b"GGUF" + pack("<IQQ", 3, n_tensors, n_keys) + rest)
     outcome(b"GGUF" + pack("<IQQ", 2, n_tensors % 4, n_keys % 4) + rest)

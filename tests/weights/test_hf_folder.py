@@ -272,7 +272,7 @@ def test_a_config_that_is_no_object(tmp_path: Path, text: str) -> None:
         HFFolder.open(tmp_path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_change_of_a_file_is_an_error_of_ours_or_none(llama: Path, data: st.DataObject) -> None:
     path = llama / data.draw(st.sampled_from(["model.safetensors", "config.json", "tokenizer.json"]))

@@ -303,7 +303,7 @@ def describe_folder(folder: Path) -> None:
         describe(file.metadata, file.shapes)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_shapes_and_types_are_an_error_of_ours_or_none(data: st.DataObject) -> None:
     """Headers lie about a fixture's tensors: readers check before they compute."""

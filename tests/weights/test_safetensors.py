@@ -73,7 +73,7 @@ def test_what_is_no_safetensors_file(tmp_path: Path) -> None:
         read_safetensors(tmp_path)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(head=st.binary(max_size=60), length=st.integers(0, 80), tail=st.binary(max_size=40))
 def test_any_bytes_are_a_file_or_corrupt(tmp_path: Path, head: bytes, length: int, tail: bytes) -> None:
     path = tmp_path / "any.safetensors"
@@ -84,7 +84,7 @@ def test_any_bytes_are_a_file_or_corrupt(tmp_path: Path, head: bytes, length: in
             file.raw(name)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     places=st.lists(st.tuples(st.integers(-2, 20), st.integers(-2, 20)), max_size=4),
     size=st.integers(0, 24),

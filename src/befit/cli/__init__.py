@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 import click
 
+from befit.cli.verbs import Verbs
 from befit.errors import BefitError
 
 VERBS = (
@@ -33,19 +33,6 @@ VERBS = (
 )
 
 
-class _Verbs(click.Group):
-    """A group whose commands are the `command` objects of the modules beside this one."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*VERBS]  # `list` is the verb's module here, once that is imported
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        command: click.Command = import_module(f"befit.cli.{cmd_name}").command
-        return command
-
-
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         from befit import __version__
@@ -65,7 +52,12 @@ def _full(error: OSError) -> str:
     return f": {disk.amounts(None, Path(error.filename))} there" if error.filename else ": make room on the disk"
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Verbs,
+    package=__name__,
+    names=VERBS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show it.")
 def group() -> None:
     """Code language models on the machine you have.

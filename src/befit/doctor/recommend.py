@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from befit.plan import fit, known
+from befit.plan import fit
 from befit.plan.machine import Machine
 from befit.plan.source import from_known
 from befit.store import catalogue
@@ -51,8 +51,8 @@ def _fitting(machine: Machine) -> Iterator[Recommendation]:
     """What fits, by preference, the largest models of a family first."""
     name, bits = fit.QUANTISATIONS[-1]
     for family in FAMILIES:
-        for tag in reversed(known.FAMILIES[family]):
-            model = from_known(family, tag).requantised(bits, name)
+        for each in reversed(catalogue.of_family(family)):
+            model = from_known(each.name).requantised(bits, name)
             wish = fit.choose_ctx(model, machine, fit.Wish(ctx=model.program.max_context))
             plan = fit.make(model, machine, wish)
             if plan.fits:

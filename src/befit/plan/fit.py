@@ -310,12 +310,11 @@ def _split(model: Model, machine: Machine, wish: Wish, host: Machine) -> Iterato
 
 def _smaller_models(model: Model, machine: Machine, wish: Wish) -> Iterator[Alternative]:
     """Smaller models of the family, the largest first: as they are stored now if that fits, else at 4 bits."""
-    from befit.plan import known
     from befit.plan.source import from_known
+    from befit.store import catalogue
 
-    family = model.catalogue_family or ""
-    for tag in reversed(known.FAMILIES.get(family, {})):
-        other = from_known(family, tag)
+    for each in reversed(catalogue.of_family(model.catalogue_family or "")):
+        other = from_known(each.name)
         if other.parameters >= 0.95 * model.parameters:
             continue
         wanted = wish if wish.ctx <= other.program.max_context else wish.shorter(other.program.max_context)

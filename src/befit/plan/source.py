@@ -12,7 +12,7 @@ import numpy as np
 
 from befit import store
 from befit.errors import CorruptFile, ModelNotFound, UnsupportedModel
-from befit.plan import hub, known
+from befit.plan import hub
 from befit.plan.architecture import Architecture
 from befit.plan.config_json import from_config, from_gguf
 from befit.plan.memory import Model, Shapes, by_class, parameters, shares
@@ -59,8 +59,7 @@ def _local(path: Path, name: str) -> Model:
 
 def _named(ref: str, named: catalogue.Named) -> Model:
     """A model of the catalogue: as published, or of the size that the quantisation in its name makes."""
-    family, tag = named.model.name.split(":")
-    published = from_known(family, tag)
+    published = from_known(named.model.name)
     size = named.model.sizes.get(named.quantisation)
     if not ref.lower().endswith(f"-{named.quantisation}") or size is None:
         return published
@@ -69,10 +68,10 @@ def _named(ref: str, named: catalogue.Named) -> Model:
 
 
 @cache
-def from_known(family: str, tag: str) -> Model:
-    """A model of `known.FAMILIES`, at 16 bits a weight as published."""
-    config = known.FAMILIES[family][tag]
-    return replace(_from_config(f"{family}:{tag}", "published sizes", config, {}, family), stored="16-bit")
+def from_known(name: str) -> Model:
+    """A model of the catalogue, at 16 bits a weight as published, without a file or a network."""
+    config, family = catalogue.models()[name].config, name.partition(":")[0]
+    return replace(_from_config(name, "published sizes", config, {}, family), stored="16-bit")
 
 
 # -- GGUF -------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from befit.store.repository import Repository
 
 DEFAULT_MODEL = "smollm2:135m"
+_SHAPE = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+    "tie_word_embeddings",
+)
+"""What the numbers of a `shape` are called in a config.json."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +50,9 @@ class Wheel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A model of the catalogue; the file says what its fields mean. `sizes` are bytes here."""
+    """A model of the catalogue; the file says what its fields mean. `sizes` are bytes here, and `config` has of the
+    published config.json what planning needs.
+    """
 
     name: str
     about: str
@@ -54,6 +66,7 @@ class Model:
     default: str
     sizes: Mapping[str, int]
     wheels: Mapping[str, Wheel]
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +114,23 @@ def _model(name: str, fields: dict[str, Any]) -> Model:
 
     wheel = fields.get("wheel")
     quantised = wheel.pop("quantisation") if wheel else ""
-    given = {key: fields[key] for key in Model.__slots__ if key in fields and key != "sizes"}
+    given = {key: fields[key] for key in Model.__slots__ if key in fields and key not in ("sizes", "config")}
     return Model(
         name=name,
         **{"default": DEFAULT_QUANTISATION, **given},
         sizes={kind: megabytes * 10**6 for kind, megabytes in fields["sizes"].items()},
         wheels={quantised: Wheel(**wheel)} if wheel else {},
+        config={
+            **fields["config"],
+            **dict(zip(_SHAPE, fields["shape"], strict=True)),
+            "max_position_embeddings": fields["context"],
+        },
     )
+
+
+def of_family(family: str) -> list[Model]:
+    """Its models, the smallest first; none of a family that is not here."""
+    return [model for model in models().values() if names.require(model.name).family == family]
 
 
 def find(text: str) -> Named | None:
@@ -116,7 +139,7 @@ def find(text: str) -> Named | None:
     if wanted is None:
         return None
     if wanted.tag is None:
-        family = [model for model in models().values() if names.require(model.name).family == wanted.family]
+        family = of_family(wanted.family)
         return Named(family[0], family[0].default) if len(family) == 1 else None
     whole = models().get(str(wanted))
     if whole is not None:

@@ -111,7 +111,7 @@ def test_what_models_write(form: str, text: str, content: str, calls: list[tuple
     assert read(FORMATS[form], list(text)) == (content, calls), "a character at a time"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150)
 @given(case=st.sampled_from(WRITTEN), cuts=st.lists(st.integers(0, 200), max_size=6))
 def test_pieces_make_no_difference(case: tuple[str, str, str, list[Any]], cuts: list[int]) -> None:
     form, text, content, calls = case
@@ -132,7 +132,7 @@ arguments = st.dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100)
 @given(
     form=st.sampled_from(sorted(FORMATS)),
     calls=st.lists(st.tuples(names, arguments), min_size=1, max_size=3),
@@ -148,7 +148,7 @@ MARKS = ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", DS, "<｜tool▁sep｜>"
 MARKS += list("{}[]):, x")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250)
 @given(form=st.sampled_from(sorted(FORMATS)), marks=st.lists(st.sampled_from(MARKS), max_size=12))
 def test_any_text_is_read_alike_in_any_pieces(form: str, marks: list[str]) -> None:
     text = "".join(marks)

@@ -41,7 +41,7 @@ def draw(logits, rows, masks=None):
     return sample(torch.from_numpy(logits), rows, masks).tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(specs=st.lists(specs, min_size=1, max_size=4), seed=st.integers(0, 2**32 - 1), sharpness=st.sampled_from([1, 8]))
 def test_it_draws_what_the_oracle_draws(specs, seed, sharpness):
     rng = np.random.default_rng(seed)
@@ -74,7 +74,7 @@ def test_nearly_all_draws_are_the_same_token():
     assert sum(a == b for a, b in zip(tokens, expected, strict=True)) >= 198
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(spec=specs, seed=st.integers(0, 2**32 - 1))
 def test_a_row_behind_drafts_is_that_of_a_sampler_that_took_them(spec, seed):
     rng = np.random.default_rng(seed)
@@ -86,7 +86,7 @@ def test_a_row_behind_drafts_is_that_of_a_sampler_that_took_them(spec, seed):
     assert draw(logits, [Row(ahead, drafts)]) == draw(logits, [Row(moved, [])])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(allowed=st.sets(st.integers(0, VOCAB - 1), min_size=1), seed=st.integers(0, 2**32), warm=st.booleans())
 def test_masks_confine_the_rows_that_have_one(allowed, seed, warm):
     bits = np.zeros((1, -(-VOCAB // 32)), np.uint32)
@@ -102,7 +102,7 @@ def test_masks_confine_the_rows_that_have_one(allowed, seed, warm):
     assert free == ReferenceSampler(spec, [], VOCAB).sample(logits[1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 20), ties=st.booleans())
 def test_log_probabilities_and_ranks_are_of_the_raw_logits(seed, count, ties):
     rng = np.random.default_rng(seed)

@@ -68,7 +68,7 @@ def cut(rng, n, largest):
 
 @pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     n=st.one_of(st.integers(1, 70), st.integers(CHUNK - 20, CHUNK + 20)),
     kv_heads=st.integers(1, 2),
@@ -92,7 +92,7 @@ def test_attention_equals_its_numpy_twin(isa, kind, n, kv_heads, share, dim, win
 
 @pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(
     n=st.sampled_from([3, 40, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5]),
     share=st.sampled_from([1, 3, 7, 8, 15]),

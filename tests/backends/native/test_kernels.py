@@ -20,7 +20,7 @@ def raw_bytes(tensor):
 
 @pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("kind", QUANTISED + DENSE)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     rows=st.integers(1, 70),
     blocks=st.integers(1, 3),

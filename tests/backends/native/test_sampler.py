@@ -32,7 +32,7 @@ specs = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(spec=specs, seed=st.integers(0, 2**32 - 1), sharpness=st.sampled_from([0.1, 1, 8]))
 def test_it_draws_what_the_oracle_draws(spec, seed, sharpness):
     rng = np.random.default_rng(seed)
@@ -64,7 +64,7 @@ def test_nearly_all_draws_are_the_same_token():
     assert same >= 498
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 20), ties=st.booleans())
 def test_log_probabilities_are_of_the_raw_logits(seed, count, ties):
     rng = np.random.default_rng(seed)

@@ -50,7 +50,7 @@ def cuts(total, sizes):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     block_size=st.integers(1, 8),
     pages=st.permutations(range(N_BLOCKS)),

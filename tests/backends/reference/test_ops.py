@@ -59,7 +59,7 @@ def test_rotation_is_multiplication_by_a_unit_complex_number(interleaved):
             np.testing.assert_allclose(out[t, :, a] + 1j * out[t, :, b], turned, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     past=st.integers(0, 12),
     new=st.integers(1, 6),
