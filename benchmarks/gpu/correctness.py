@@ -10,10 +10,12 @@ import torch
 from shapes import SHAPES, program_of
 
 from befit.backends.base import StepBatch
+from befit.backends.cuda import ops
 from befit.backends.cuda.backend import CudaBackend
 from befit.backends.cuda.choices import Choices, first, for_quantised
 from befit.backends.cuda.device import Target
 from befit.backends.cuda.dummy import dummy_matrix
+from befit.backends.cuda.kv import KVPool
 from befit.backends.cuda.weights import DTYPES
 from befit.weights.tensor import DenseTensor
 
@@ -105,4 +107,37 @@ def of_kernels(target: Target) -> dict[str, Any]:
             error = float((got - exact).norm() / exact.norm())
             name = first(for_quantised(target, tokens)).name
             out[f"{form} x {tokens}"] = {"code": name, "error": error, "right": error < BOUNDS[target.compute]}
+    return out
+
+
+def of_kv(target: Target) -> dict[str, Any]:
+    """Writing keys and values and attending to them, by kind of KV cache: relative error beside plain torch in float32
+    over what the pages hold."""
+    device, dtype = torch.device(target.device), DTYPES[target.compute]
+    generator = torch.Generator(device).manual_seed(2)
+    choices = Choices(target)
+    program, _ = program_of("tiny")
+    op = next(program.attentions())
+    out: dict[str, Any] = {}
+    for kind in ("f16", "int8", "fp8"):
+        layer = KVPool(program, 64, 16, kind, device, centers={}, target=target).pages[op.layer]
+        n, context = 4, 250
+
+        def random(heads: int, tokens: int) -> torch.Tensor:
+            return torch.randn((tokens, heads, op.head_dim), generator=generator, device=device, dtype=dtype)
+
+        tables = torch.randperm(64, generator=generator, device=device).to(torch.int32).view(n, 16)
+        at = torch.arange(context, device=device)
+        for s in range(n):
+            slots = (tables[s, at // 16] * 16 + at % 16).to(torch.int32)
+            k, v = random(op.n_kv_heads, context), random(op.n_kv_heads, context)
+            choices.rope_and_write(random(op.n_heads, context), k, v, None, False, layer, slots)
+        q, lengths = random(op.n_heads, n), torch.full((n,), context, dtype=torch.int32, device=device)
+        exact = ops.attend_one(q.float(), layer, tables, lengths, op.scale, None)
+        got = choices.attend_one(q, layer, tables, lengths, op.scale, None).float()
+        error = float((got - exact).norm() / exact.norm())
+        held = layer.v.sequence(tables[n - 1], context, torch.float32)
+        kept = float((held - v.float()).norm() / v.float().norm())
+        right = error < BOUNDS[target.compute] and kept < {"f16": 1e-3, "int8": 0.01, "fp8": 0.04}[kind]
+        out[f"attention over {kind}"] = {"error": error, "rounding": kept, "right": right}
     return out

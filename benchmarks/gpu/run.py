@@ -26,6 +26,8 @@ def main() -> int:
     parser.add_argument("--load-format", choices=["dummy"], default="dummy")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--kv-dtypes", default="f16,int8,fp8", help="decoded with --kv-context tokens each")
+    parser.add_argument("--kv-context", type=int, default=8000, help="so many that the KV cache counts")
     parser.add_argument("--throughput", default="8b", help="the shape for many requests; '' for none")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--seqs", type=int, default=256)
@@ -58,7 +60,7 @@ def main() -> int:
     }
     print(json.dumps(report, indent=1))
     report["transformers"] = correctness.against_transformers(target)
-    report["kernels"] = correctness.of_kernels(target)
+    report["kernels"] = correctness.of_kernels(target) | correctness.of_kv(target)
     print(json.dumps({key: report[key] for key in ("transformers", "kernels")}, indent=1))
     bandwidth = report["copy_bytes_per_s"] = speed.copy_bandwidth(target)
     print(f"copy: {bandwidth / 1e9:.0f} GB/s")
@@ -83,6 +85,14 @@ def main() -> int:
             if facts:
                 report["decode"].append(facts)
                 print(f"{what}: {facts['tokens_per_s']:.1f} tokens/s, {facts['roof_share']:.1%} of the memory roof")
+    for kind in filter(None, args.kv_dtypes.split(",")):
+        shape = args.shapes.split(",")[0]
+        what = f"decode {shape} with a KV cache of {kind}"
+        options = {"context": 64 if args.quick else args.kv_context, "steps": steps, "kv_dtype": kind}
+        facts = measured(what, lambda s=shape, o=options: speed.decode(s, None, target, bandwidth, **o))
+        if facts:
+            report["decode"].append(facts)
+            print(f"{what}: {facts['tokens_per_s']:.1f} tokens/s, {facts['roof_share']:.1%} of the memory roof")
     if args.throughput:
         few = {"requests": 6, "seqs": 4, "kv_tokens": 4096, "mean": (20, 6)}
         many = {"requests": args.requests, "seqs": args.seqs, "kv_tokens": args.kv_tokens, "mean": (220, 200)}

@@ -64,19 +64,27 @@ def copy_bandwidth(target: Target) -> float:
 
 
 def open_backend(
-    shape: str, form: str | None, target: Target, *, n_blocks: int, max_tokens: int, max_rows: int
+    shape: str,
+    form: str | None,
+    target: Target,
+    *,
+    n_blocks: int,
+    max_tokens: int,
+    max_rows: int,
+    kv_dtype: str = "f16",
 ) -> tuple[CudaBackend, dict[str, Any]]:
     """A backend with weights made on the device, and what that took."""
     program, shapes = program_of(shape)
     begin = time.perf_counter()
     weights = dummy_weights(program, shapes, torch.device(target.device), DTYPES[target.compute], form=form)
     options = {"block_size": 16, "n_blocks": n_blocks, "max_tokens": max_tokens, "max_rows": max_rows}
-    backend = CudaBackend(program, {}, target=target, weights=weights, kv_dtype="f16", **options)
+    backend = CudaBackend(program, {}, target=target, weights=weights, kv_dtype=kv_dtype, **options)
     wait(target)
     activations = step_bytes(program, shapes, max_tokens, max_rows, n_blocks * 16)
     return backend, {
         "shape": shape,
         "weights": form or target.compute,
+        "kv_dtype": kv_dtype,
         "weight_bytes": backend.weight_bytes,
         "kv_bytes": backend.kv_bytes,
         "predicted_bytes": backend.weight_bytes + backend.kv_bytes + activations,
@@ -85,11 +93,21 @@ def open_backend(
 
 
 def decode(
-    shape: str, form: str | None, target: Target, bandwidth: float, *, context: int, steps: int
+    shape: str,
+    form: str | None,
+    target: Target,
+    bandwidth: float,
+    *,
+    context: int,
+    steps: int,
+    kv_dtype: str = "f16",
 ) -> dict[str, Any]:
     """One greedy sequence from a context of so many tokens on: the median step, and its share of the memory roof."""
     pages = -(-(context + steps) // 16)
-    backend, facts = open_backend(shape, form, target, n_blocks=pages, max_tokens=max(context, 16), max_rows=8)
+    backend, facts = open_backend(
+        shape, form, target, n_blocks=pages, max_tokens=max(context, 16), max_rows=8, kv_dtype=kv_dtype
+    )
+    facts["context"] = context
     sampler = backend.new_sampler(SamplerSpec(), [])
     tokens = [int(t) for t in np.random.default_rng(0).integers(0, backend.program.vocab_size, context)]
     times: list[float] = []
@@ -112,7 +130,7 @@ def decode(
         times.append(time.perf_counter() - begin)
         start, new = start + n, [int(result.tokens[0])]
     step = float(np.median(times[len(times) // 4 :]))
-    moved = backend.weight_bytes + context * backend.program.kv_bytes_per_token("f16")
+    moved = backend.weight_bytes + context * backend.program.kv_bytes_per_token(kv_dtype)
     if "output.weight" in {op.weight for op in backend.program.ops[-1:]}:  # of the embedding only a row is read
         moved -= backend.weights.matrix("token_embd.weight").nbytes
     facts |= {"first_step_s": times[0], "step_ms": 1e3 * step, "tokens_per_s": 1 / step}

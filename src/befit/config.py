@@ -43,8 +43,8 @@ class EngineConfig:
     n_blocks       KV pages in the pool
     threads        worker threads of a CPU backend
     backend        "native", "cuda" or "reference"
-    kv_dtype       how keys and values are kept: "f16", "int8" (native: half the memory, less exact), or "f32"
-                   (reference, cuda)
+    kv_dtype       how keys and values are kept: "f16", "int8" (native, cuda: half the memory, less exact), "fp8"
+                   (cuda: as much, in floats), or "f32" (reference, cuda)
     prefix_cache   reuse KV pages of equal prefixes
     max_queue      requests that may wait before new ones are refused
     speculation    "lookup", "draft", "auto" (both) or "off": where drafts for speculative decoding come from

@@ -32,8 +32,8 @@ def create(
 
     n_blocks: pages of the KV pool. max_tokens, max_rows: the largest step (T and R of `StepBatch`).
     threads: of the native backend.
-    kv_dtype: how keys and values are kept: "f16" (default) or "int8" natively, "f32" by the reference, "f16" (default)
-    or "f32" on a card.
+    kv_dtype: how keys and values are kept: "f16" (default) or "int8" natively, "f32" by the reference, "f16" (default),
+    "int8", "fp8" or "f32" on a card.
     on_progress(done, total): bytes of weights read so far. release(tensor): called when the file's copy of a tensor is
     not needed any more. Raises UnsupportedModel when the backend cannot run the program, ConfigError when the weights
     are packed for another one or the machine has no such device.

@@ -25,7 +25,7 @@ KV_SHARE = 0.25
 _SMALLER = ((64, 512), (32, 512), (16, 512), (8, 512), (4, 256), (2, 256), (1, 128))
 """Sequences and tokens of a step, the first pair that fits."""
 
-_KV_DTYPES = {"native": ("f16", "int8"), "reference": ("f32",), "cuda": ("f16", "f32")}
+_KV_DTYPES = {"native": ("f16", "int8"), "reference": ("f32",), "cuda": ("f16", "int8", "fp8", "f32")}
 """What each backend can keep keys and values as; the first is the default."""
 
 

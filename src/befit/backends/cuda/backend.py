@@ -13,8 +13,10 @@ from befit.backends.base import F32, NON_FINITE, OK, VOID, Sampler, SamplerSpec,
 from befit.backends.cuda.check import check_batch
 from befit.backends.cuda.choices import Choices, first, for_attention
 from befit.backends.cuda.device import Target, choose_target
-from befit.backends.cuda.executor import Executor, KVPool
+from befit.backends.cuda.executor import Executor
 from befit.backends.cuda.graphs import Graphs, Recorder, padded
+from befit.backends.cuda.kv import DTYPES as KV_DTYPES
+from befit.backends.cuda.kv import MOST, KVPool, centers_of
 from befit.backends.cuda.sampler import TorchSampler
 from befit.backends.cuda.sampling import Row, sample, score, send_masks
 from befit.backends.cuda.staging import Shape, Staging, shape_of
@@ -27,10 +29,10 @@ from befit.weights.tensor import Tensor, Weight
 class CudaBackend:
     """Implements `Backend` on a card, or on a CPU for checking.
 
-    target: the device; None is what `choose_target` finds. kv_dtype: "f16" or "f32". recorder: how decode steps are
-    recorded; None is CUDA graphs on a card and not at all on a CPU. weights: those on the device already, so that
-    `tensors` is not looked at. Raises ConfigError for what cannot be, and OutOfDeviceMemory when the weights and the
-    pool do not fit.
+    target: the device; None is what `choose_target` finds. kv_dtype: "f16", "int8", "fp8" or "f32". recorder: how
+    decode steps are recorded; None is CUDA graphs on a card and not at all on a CPU. weights: those on the device
+    already, so that `tensors` is not looked at. Raises ConfigError for what cannot be, and OutOfDeviceMemory when the
+    weights and the pool do not fit.
     """
 
     name = "cuda"
@@ -51,8 +53,10 @@ class CudaBackend:
         on_progress: Callable[[int, int], None] | None = None,
         release: Callable[[Tensor], None] | None = None,
     ) -> None:
-        if kv_dtype not in ("f16", "f32"):
-            raise ConfigError(f"kv_dtype is {kv_dtype!r}; the cuda backend keeps keys and values as f16 or f32.")
+        if kv_dtype not in KV_DTYPES:
+            raise ConfigError(
+                f"kv_dtype is {kv_dtype!r}; the cuda backend keeps keys and values as {', '.join(KV_DTYPES)}."
+            )
         self.program = program
         self.block_size = block_size
         self.n_blocks = n_blocks
@@ -66,7 +70,8 @@ class CudaBackend:
             self.weights = weights or load_weights(
                 program, tensors, self.device, dtype, on_progress=on_progress, release=release
             )
-            self.kv = KVPool(program, n_blocks, block_size, DTYPES[kv_dtype], self.device)
+            centers = centers_of(program, self.weights) if kv_dtype in MOST else {}
+            self.kv = KVPool(program, n_blocks, block_size, kv_dtype, self.device, centers=centers, target=self.target)
         except torch.OutOfMemoryError as error:
             raise OutOfDeviceMemory(
                 f"{self.target.device} has no room for the weights and {n_blocks} pages of KV cache: {error}. "

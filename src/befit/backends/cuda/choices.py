@@ -9,6 +9,7 @@ import torch
 
 from befit.backends.cuda import ops
 from befit.backends.cuda.device import Target
+from befit.backends.cuda.kv import LayerKV
 from befit.backends.cuda.weights import Matrix, QuantMatrix
 from befit.models.program import Activation
 
@@ -153,28 +154,26 @@ class Choices:
         v: torch.Tensor,
         turn: tuple[torch.Tensor, torch.Tensor] | None,
         interleaved: bool,
-        k_pages: torch.Tensor,
-        v_pages: torch.Tensor,
+        layer: LayerKV,
         slots: torch.Tensor,
     ) -> torch.Tensor:
         """q rotated; k, rotated, and v put into their slots. q, k, v are [T, heads, d]; turn is (cos, sin)."""
         if first(for_attention(self.target, q.shape[2])).name != "torch":
             from befit.backends.cuda.kernels import rows
 
-            return rows.rope_and_write(q, k, v, turn, interleaved, k_pages, v_pages, slots)
+            return rows.rope_and_write(q, k, v, turn, interleaved, layer, slots)
         turned = q
         if turn is not None:
             turned = ops.rotate(q.float(), *turn, interleaved).to(q.dtype)
             k = ops.rotate(k.float(), *turn, interleaved)
-        ops.write_kv(k_pages, slots, k)
-        ops.write_kv(v_pages, slots, v)
+        layer.k.write(slots, k)
+        layer.v.write(slots, v)
         return turned
 
     def attend_one(
         self,
         q: torch.Tensor,
-        k_pages: torch.Tensor,
-        v_pages: torch.Tensor,
+        layer: LayerKV,
         tables: torch.Tensor,
         context: torch.Tensor,
         scale: float,
@@ -182,7 +181,7 @@ class Choices:
     ) -> torch.Tensor:
         """Attention of one query a sequence: q [S, n_heads, d]."""
         if first(for_attention(self.target, q.shape[2])).name == "torch":
-            return ops.attend_one(q, k_pages, v_pages, tables, context, scale, window)
+            return ops.attend_one(q, layer, tables, context, scale, window)
         from befit.backends.cuda.kernels import attention
 
-        return attention.attend_one(q, k_pages, v_pages, tables, context, scale, window)
+        return attention.attend_one(q, layer, tables, context, scale, window)
