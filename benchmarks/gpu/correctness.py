@@ -12,9 +12,10 @@ from shapes import SHAPES, program_of
 from befit.backends.base import StepBatch
 from befit.backends.cuda import ops
 from befit.backends.cuda.backend import CudaBackend
-from befit.backends.cuda.choices import Choices, first, for_quantised
+from befit.backends.cuda.choices import Choices, first, for_fp8, for_quantised
 from befit.backends.cuda.device import Target
-from befit.backends.cuda.dummy import dummy_matrix
+from befit.backends.cuda.dummy import dummy_fp8, dummy_matrix
+from befit.backends.cuda.fp8 import Fp8Matrix
 from befit.backends.cuda.kv import KVPool
 from befit.backends.cuda.weights import DTYPES
 from befit.weights.tensor import DenseTensor
@@ -107,6 +108,16 @@ def of_kernels(target: Target) -> dict[str, Any]:
             error = float((got - exact).norm() / exact.norm())
             name = first(for_quantised(target, tokens)).name
             out[f"{form} x {tokens}"] = {"code": name, "error": error, "right": error < BOUNDS[target.compute]}
+    rows = dummy_fp8((1024, 1024), device, generator)
+    blocks = Fp8Matrix(rows.shape, 128, 128, rows.bits, rows.scale[:8].repeat(1, 8))
+    for kind, matrix in (("row", rows), ("block", blocks)):
+        for tokens in (1, 3, 16, 64, 100):
+            x = torch.randn((tokens, 1024), generator=generator, device=device, dtype=dtype)
+            exact = x.double() @ matrix.rows(slice(None)).double().T
+            error = float((choices.linear(x, matrix, None).double() - exact).norm() / exact.norm())
+            name = first(for_fp8(target, tokens, matrix)).name
+            right = error < (0.05 if name == "scaled_mm" else BOUNDS[target.compute])
+            out[f"fp8, a scale a {kind} x {tokens}"] = {"code": name, "error": error, "right": right}
     return out
 
 

@@ -22,7 +22,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "src")]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="1b,7b", help="of shapes.py, for decoding")
-    parser.add_argument("--weights", default="dense,q8_0,q4_0,q4_k", help="dense, or formats of GGUF")
+    parser.add_argument("--weights", default="dense,fp8,q8_0,q4_0,q4_k", help="dense, fp8, or formats of GGUF")
     parser.add_argument("--load-format", choices=["dummy"], default="dummy")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--context", type=int, default=512)

@@ -243,11 +243,13 @@ def test_a_card_is_taken_and_its_free_memory_is_what_counts(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("card")
-def test_what_a_card_cannot_do_stays_with_the_cpu(tmp_path: Path) -> None:
-    assert config(tmp_path, kv_dtype="int8").backend == "native"
+def test_each_backend_says_what_it_keeps_keys_and_values_as(tmp_path: Path) -> None:
+    assert config(tmp_path, kv_dtype="int8").backend == "cuda"
     assert config(tmp_path, backend="native").backend == "native"
-    with pytest.raises(ConfigError, match="the cuda backend keeps keys and values as f16 or f32"):
-        config(tmp_path, backend="cuda", kv_dtype="int8")
+    with pytest.raises(ConfigError, match="the native backend keeps keys and values as f16 or int8"):
+        config(tmp_path, backend="native", kv_dtype="fp8")
+    with pytest.raises(ConfigError, match="the cuda backend keeps keys and values as f16 or int8 or fp8 or f32"):
+        config(tmp_path, backend="cuda", kv_dtype="bf16")
 
 
 @pytest.mark.usefixtures("card")

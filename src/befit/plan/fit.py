@@ -176,7 +176,7 @@ def _card_weights(model: Model, element: int) -> int:
     names = model.program.weight_names()
     if not model.formats or not model.formats.keys() >= set(names):
         return model.weight_bytes
-    return sum(weight_bytes(model.formats[name], model.shapes[name], element) for name in names)
+    return sum(model.fp8.get(name) or weight_bytes(model.formats[name], model.shapes[name], element) for name in names)
 
 
 def token_bytes(model: Model, kv_dtype: str) -> int:

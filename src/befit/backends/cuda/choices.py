@@ -9,6 +9,7 @@ import torch
 
 from befit.backends.cuda import ops
 from befit.backends.cuda.device import Target
+from befit.backends.cuda.fp8 import Fp8Matrix, scaled_linear, why_not_scaled
 from befit.backends.cuda.kv import LayerKV
 from befit.backends.cuda.weights import Matrix, QuantMatrix
 from befit.models.program import Activation
@@ -62,6 +63,16 @@ def for_quantised(target: Target, tokens: int) -> list[Candidate]:
             "tiles dequantised in registers, multiplied by the matrix units",
             missing or (f"{tokens} tokens, more than {GEMM_TOKENS}" if tokens > GEMM_TOKENS else ""),
         ),
+        Candidate("torch", "dequantised in slices, then multiplied by the vendor's library"),
+    ]
+
+
+def for_fp8(target: Target, tokens: int, weight: Fp8Matrix) -> list[Candidate]:
+    """Products of x [tokens, in] with a matrix of e4m3. Few tokens wait for memory, and need not be rounded."""
+    few = for_quantised(target, tokens)[:2]
+    return [
+        *few,
+        Candidate("scaled_mm", "both sides rounded to e4m3", why_not_scaled(target, weight)),
         Candidate("torch", "dequantised in slices, then multiplied by the vendor's library"),
     ]
 
@@ -120,6 +131,8 @@ class Choices:
 
     def linear(self, x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None) -> torch.Tensor:
         """x [T, in] times weight [out, in] transposed, plus bias."""
+        if isinstance(weight, Fp8Matrix):
+            return self._linear_fp8(x, weight, bias)
         if not isinstance(weight, QuantMatrix):
             return ops.linear(x, weight, bias)
         name = first(for_quantised(self.target, len(x))).name
@@ -128,6 +141,16 @@ class Choices:
         from befit.backends.cuda.kernels import quantised
 
         return quantised.linear(x, weight, bias, vector=name == "triton gemv")
+
+    def _linear_fp8(self, x: torch.Tensor, weight: Fp8Matrix, bias: torch.Tensor | None) -> torch.Tensor:
+        name = first(for_fp8(self.target, len(x), weight)).name
+        if name == "torch":
+            return ops.linear(x, weight, bias)
+        if name == "scaled_mm":
+            return scaled_linear(x, weight, bias)
+        from befit.backends.cuda.kernels import fp8
+
+        return fp8.linear(x, weight, bias, converts=self.target.has_fp8, vector=name == "triton gemv")
 
     def add_norm(
         self, a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype

@@ -27,8 +27,6 @@ MOST = {"int8": 127.0, "fp8": 448.0}
 """The largest number of each rounded kind."""
 LEAST = 1e-30
 """A vector without larger numbers is kept as zeros."""
-FP8_CAPABILITY = (8, 9)
-"""From this compute capability on (Ada) there are instructions that convert e4m3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +116,6 @@ class KVPool:
     ) -> None:
         self.scratch = n_blocks
         self.pages: dict[int, LayerKV] = {}
-        converts = target.capability is not None and target.capability >= FP8_CAPABILITY
         for op in program.attentions():
             shape = (n_blocks + 1, block_size, op.n_kv_heads, op.head_dim)
             k, v = (
@@ -127,7 +124,7 @@ class KVPool:
                     torch.zeros(shape, dtype=DTYPES[kind], device=device),
                     torch.zeros(shape[:3], dtype=torch.float32, device=device) if kind in MOST else None,
                     center,
-                    converts,
+                    target.has_fp8,
                 )
                 for center in (centers.get(op.layer), None)
             )

@@ -10,19 +10,19 @@ from torch.nn import functional
 
 from befit.backends.cuda.kv import LayerKV
 from befit.backends.cuda.size import ATTENTION_BYTES, DEQUANTISED_BYTES
-from befit.backends.cuda.weights import Matrix, QuantMatrix
+from befit.backends.cuda.weights import Matrix
 from befit.models.program import Activation
 
 
 def embed(weight: Matrix, tokens: torch.Tensor, scale: float) -> torch.Tensor:
     """Rows of the table as float32 [T, hidden], times scale."""
-    rows = weight.rows(tokens) if isinstance(weight, QuantMatrix) else weight.index_select(0, tokens).float()
+    rows = weight.index_select(0, tokens).float() if isinstance(weight, torch.Tensor) else weight.rows(tokens.long())
     return rows * scale if scale != 1 else rows
 
 
 def linear(x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None) -> torch.Tensor:
     """x [T, in] times the matrix [out, in] transposed, plus bias; a quantised one is dequantised in slices."""
-    if not isinstance(weight, QuantMatrix):
+    if isinstance(weight, torch.Tensor):
         return functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
     n_rows, cols = weight.shape
     step = max(1, DEQUANTISED_BYTES // (4 * cols))

@@ -35,6 +35,12 @@ def weight_bytes(form: str, shape: tuple[int, ...], element: int = 2) -> int:
     return prod(shape) * (4 if len(shape) == 1 else element)
 
 
+def fp8_bytes(shape: tuple[int, ...], tall: int, wide: int) -> int:
+    """Bytes of a matrix of e4m3 on the device, with a float32 scale a row, or a block of rows and columns."""
+    rows, cols = shape
+    return rows * cols + 4 * (rows if wide >= cols else -(-rows // tall) * -(-cols // wide))
+
+
 def step_bytes(program: Program, shapes: Mapping[str, tuple[int, ...]], tokens: int, rows: int, ctx: int) -> int:
     """Bytes of steps of `tokens` tokens, `rows` of them with logits, in contexts of `ctx` tokens."""
     widths: dict[str, int] = {}
