@@ -51,6 +51,7 @@ class EngineConfig:
     draft          name or path of the draft model; None: there is none
     loop_guard     "on", "off" or "auto" (for editors and for requests without max_tokens): end outputs that loop
     max_output_tokens  output tokens of a request without max_tokens; None: what the context holds
+    card_layers    layers on the card, where the others are on the CPU; None: the model is not split
     """
 
     ctx: int
@@ -67,3 +68,4 @@ class EngineConfig:
     draft: str | None
     loop_guard: str = "auto"
     max_output_tokens: int | None = None
+    card_layers: int | None = None

@@ -22,7 +22,7 @@ from befit.backends.cuda.sampling import Row, sample, score, send_masks
 from befit.backends.cuda.staging import Shape, Staging, shape_of
 from befit.backends.cuda.weights import DTYPES, Weights, load_weights
 from befit.errors import ConfigError, OutOfDeviceMemory
-from befit.models.program import GatedAct, Program
+from befit.models.program import GatedAct, Logits, Program
 from befit.weights.tensor import Tensor, Weight
 
 
@@ -133,6 +133,18 @@ class CudaBackend:
             logits: F32 = self._forward(batch)[1].cpu().numpy()
         return logits
 
+    @torch.inference_mode()
+    def activations(self, batch: StepBatch) -> F32:
+        """Run the batch through a program without a head: its result for every token, [T, hidden]. Raises
+        OutOfDeviceMemory."""
+        self._check(batch)
+        try:
+            with self._current():
+                values: F32 = self._forward(batch)[0].cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory(batch, error) from error
+        return values
+
     def close(self) -> None:
         """See `Backend.close`."""
         self.graphs.invalidate()
@@ -168,7 +180,8 @@ class CudaBackend:
             return self._executor.run(self._staging.load(batch, shape))
         step = self._staging.load(batch, bucket)
         final, logits = self.graphs.run(bucket, lambda: self._executor.run(step))
-        return final[: shape.rows], logits[: shape.rows]
+        has_head = isinstance(self.program.ops[-1], Logits)
+        return final[: shape.rows if has_head else shape.tokens], logits[: shape.rows]
 
     def _sampled(self, batch: StepBatch, final: torch.Tensor, logits: torch.Tensor) -> StepResult:
         n_rows = len(batch.rows)

@@ -56,7 +56,10 @@ class Executor:
         }
 
     def run(self, step: StepInput) -> tuple[torch.Tensor, torch.Tensor]:
-        """(what the head reads at the rows, float32 [R + H, hidden]; logits of the first R, float32 [R, vocab])."""
+        """(what the head reads at the rows, float32 [R + H, hidden]; logits of the first R, float32 [R, vocab]).
+
+        A program without a head gives its last op's result for every token, [T, hidden], and no logits.
+        """
         values: dict[str, torch.Tensor] = {}
         turns = {rope: ops.angles(step.positions, inv_freq, rope.scale) for rope, inv_freq in self._inv_freq.items()}
         weights = self._weights
@@ -90,7 +93,10 @@ class Executor:
                     head = final[: step.shape.rows].to(self._dtype)
                     logits = self._choices.linear(head, weights.matrix(op.weight), None)
                     return final.float(), logits.float()
-        raise ValueError("the program does not end in Logits")
+        last = self.program.ops[-1]
+        assert not isinstance(last, Logits)
+        result = values[last.out].float()
+        return result, result.new_empty((0, self.program.vocab_size))
 
     def _norm(self, op: Norm, x: torch.Tensor) -> torch.Tensor:
         weight, bias = self._weights.vector(op.weight), self._weights.vector(op.bias)

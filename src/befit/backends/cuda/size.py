@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from math import prod
 
 from befit.backends.cuda.planes import bits_per_weight
-from befit.models.program import Act, Add, Attention, Embed, GatedAct, Linear, Norm, Program
+from befit.models.program import Act, Add, Attention, Embed, GatedAct, Linear, Logits, Norm, Program
 from befit.weights.blocks import ALL_FORMATS
 
 DEQUANTISED_BYTES = 64 << 20
@@ -66,7 +66,10 @@ def step_bytes(program: Program, shapes: Mapping[str, tuple[int, ...]], tokens: 
                 pass
     recorded = min(rows, BUCKETS[-1])
     values = 4 * sum(widths.values()) * (tokens + recorded)
+    tables = 4 * (5 * tokens + rows * -(-ctx // 16))
+    fixed = values + tables + 2 * rows * partial + 4 * DEQUANTISED_BYTES + 3 * ATTENTION_BYTES
+    if not isinstance(program.ops[-1], Logits):
+        return fixed
     logits = 6 * program.vocab_size * (rows + recorded) + 16 * program.vocab_size * rows
     sampling = SORTED_BYTES * min(rows, ROWS_AT_ONCE) * program.vocab_size
-    tables = 4 * (5 * tokens + rows * -(-ctx // 16))
-    return values + logits + sampling + tables + 2 * rows * partial + 4 * DEQUANTISED_BYTES + 3 * ATTENTION_BYTES
+    return fixed + logits + sampling
