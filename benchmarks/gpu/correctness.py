@@ -152,3 +152,35 @@ def of_kv(target: Target) -> dict[str, Any]:
         right = error < BOUNDS[target.compute] and kept < {"f16": 1e-3, "int8": 0.01, "fp8": 0.04}[kind]
         out[f"attention over {kind}"] = {"error": error, "rounding": kept, "right": right}
     return out
+
+
+def host_weights(shape: str) -> tuple[Any, dict[str, DenseTensor]]:
+    """A program and random float16 weights for it in the computer's memory, one after the other from a small pool."""
+    program, shapes = program_of(shape)
+    pool = np.random.default_rng(0).standard_normal(1_000_003).astype(np.float16)
+    tensors = {}
+    for name in program.weight_names():
+        size = shapes[name]
+        data = np.resize(pool, size) * np.float16(size[-1] ** -0.5) if len(size) == 2 else np.ones(size, np.float16)
+        tensors[name] = DenseTensor(name, size, "f16", data)
+    return program, tensors
+
+
+def of_split(target: Target) -> dict[str, Any]:
+    """Relative error of logits with one of two layers on the device, the other native, beside both on the device."""
+    if importlib.util.find_spec("befit.backends.native._native") is None:
+        return {"skipped": "the native backend is not built"}
+    from befit import backends
+
+    program, tensors = host_weights("tiny")
+    sizes = {"n_blocks": 8, "max_tokens": 64, "max_rows": 64, "threads": 2, "kv_dtype": "f16"}
+    tokens = [int(t) for t in np.random.default_rng(0).integers(0, program.vocab_size, 48)]
+    logits = []
+    for layers in (None, 1):
+        backend = backends.create("cuda", program, tensors, card_layers=layers, **sizes)
+        parts = [backend.logits(batch_of(tokens[:40], 0))]
+        parts += [backend.logits(batch_of([token], 40 + i)) for i, token in enumerate(tokens[40:])]
+        logits.append(np.concatenate(parts))
+        backend.close()
+    error = float(np.linalg.norm(logits[1] - logits[0]) / np.linalg.norm(logits[0]))
+    return {"error": error, "right": error < max(0.01, BOUNDS[target.compute])}

@@ -37,6 +37,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.device == "cpu":
         os.environ.setdefault("TRITON_INTERPRET", "0")
+    os.environ["BEFIT_CUDA_DEVICE"] = args.device
 
     import correctness
     import speed
@@ -61,7 +62,8 @@ def main() -> int:
     print(json.dumps(report, indent=1))
     report["transformers"] = correctness.against_transformers(target)
     report["kernels"] = correctness.of_kernels(target) | correctness.of_kv(target)
-    print(json.dumps({key: report[key] for key in ("transformers", "kernels")}, indent=1))
+    report["split"] = correctness.of_split(target)
+    print(json.dumps({key: report[key] for key in ("transformers", "kernels", "split")}, indent=1))
     bandwidth = report["copy_bytes_per_s"] = speed.copy_bandwidth(target)
     print(f"copy: {bandwidth / 1e9:.0f} GB/s")
     report["decode"], report["failed"] = [], []
@@ -93,6 +95,12 @@ def main() -> int:
         if facts:
             report["decode"].append(facts)
             print(f"{what}: {facts['tokens_per_s']:.1f} tokens/s, {facts['roof_share']:.1%} of the memory roof")
+    if "right" in report["split"]:
+        shape = args.shapes.split(",")[0]
+        facts = measured("split", lambda: speed.split(shape, target, steps=min(steps, 40)))
+        if facts:
+            report["decode"].append(facts)
+            print(f"decode {shape}, half of the layers on the CPU: {facts['tokens_per_s']:.1f} tokens/s")
     if args.throughput:
         few = {"requests": 6, "seqs": 4, "kv_tokens": 4096, "mean": (20, 6)}
         many = {"requests": args.requests, "seqs": args.seqs, "kv_tokens": args.kv_tokens, "mean": (220, 200)}
@@ -104,6 +112,7 @@ def main() -> int:
     if args.out:
         args.out.write_text(json.dumps(report, indent=1) + "\n")
     checks = [*report["kernels"].values(), *(v for v in report["transformers"].values() if isinstance(v, dict))]
+    checks += [report["split"]] if "right" in report["split"] else []
     return 0 if all(check["right"] for check in checks) and not report["failed"] else 1
 
 

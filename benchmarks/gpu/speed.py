@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from correctness import batch_of, host_weights
 from shapes import program_of
 
+from befit import backends
 from befit.backends.base import SamplerSpec, StepBatch
 from befit.backends.cuda.backend import CudaBackend
 from befit.backends.cuda.device import Target
@@ -20,6 +22,7 @@ from befit.backends.cuda.weights import DTYPES
 from befit.config import EngineConfig
 from befit.engine.core import Engine
 from befit.engine.load import LoadedModel
+from befit.plan.hardware import physical_cores
 from befit.sampling import SamplingParams
 
 
@@ -136,6 +139,41 @@ def decode(
     facts |= {"first_step_s": times[0], "step_ms": 1e3 * step, "tokens_per_s": 1 / step}
     facts |= {"recorded": len(backend.graphs.recorded), "roof_share": moved / step / bandwidth, "why": backend.why()}
     facts |= peak(target)
+    backend.close()
+    return facts
+
+
+def split(shape: str, target: Target, *, steps: int) -> dict[str, Any]:
+    """One greedy sequence with half of the layers on the device and the others native, in float16: the median step, and
+    how long the device's part takes."""
+    program, tensors = host_weights(shape)
+    layers = program.n_layers // 2
+    backend: Any = backends.create(
+        "cuda", program, tensors, card_layers=layers, n_blocks=16, max_tokens=64, max_rows=8,
+        threads=physical_cores(),
+    )  # fmt: skip
+    sampler = backend.new_sampler(SamplerSpec(), [])
+    times: list[float] = []
+    first: list[float] = []
+    inner = backend.front.activations
+
+    def timed(batch: StepBatch) -> Any:
+        begin = time.perf_counter()
+        out = inner(batch)
+        first.append(time.perf_counter() - begin)
+        return out
+
+    backend.front.activations = timed
+    token = 1
+    for at in range(steps):
+        batch = batch_of([token], at)
+        batch.targets[:], batch.samplers = -1, [sampler]
+        begin = time.perf_counter()
+        token = int(backend.step(batch).tokens[0])
+        times.append(time.perf_counter() - begin)
+    step = float(np.median(times[len(times) // 4 :]))
+    facts = {"shape": shape, "split": f"{layers} of {program.n_layers} layers on the device", "step_ms": 1e3 * step}
+    facts |= {"tokens_per_s": 1 / step, "device_ms": 1e3 * float(np.median(first[len(first) // 4 :]))}
     backend.close()
     return facts
 

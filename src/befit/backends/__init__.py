@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from befit.backends.base import Backend
 from befit.errors import ConfigError
 from befit.models.program import Program
 from befit.weights.tensor import DenseTensor, PackedTensor, Tensor, Weight
+
+if TYPE_CHECKING:
+    from befit.backends.cuda.device import Target
 
 BLOCK_SIZE = 16
 """Tokens of a KV page, the same for every backend."""
@@ -71,6 +74,7 @@ def create(
                     "max_rows": max_rows,
                     "kv_dtype": kv_dtype or "f16",
                 },
+                target=target,
                 threads=threads,
                 on_progress=on_progress,
                 release=release,
@@ -115,6 +119,7 @@ def _split(
     card_layers: int,
     sizes: dict[str, Any],
     *,
+    target: Target,
     threads: int,
     on_progress: Callable[[int, int], None] | None,
     release: Callable[[Tensor], None] | None,
@@ -141,10 +146,11 @@ def _split(
         if release and tensor.name != ACTIVATIONS:
             release(tensor)
 
-    on_card = CudaBackend(
-        front, tensors, **sizes, on_progress=on_progress and (lambda done, _: on_progress(done, first + second)),
-        release=release,
-    )  # fmt: skip
+    def sooner(done: int, _: int) -> None:
+        if on_progress:
+            on_progress(done, first + second)
+
+    on_card = CudaBackend(front, tensors, **sizes, target=target, on_progress=sooner, release=release)
     try:
         on_cpu = NativeBackend(back, beside, **sizes, threads=threads, on_progress=later, release=freed)
         return SplitBackend(on_card, on_cpu, table)

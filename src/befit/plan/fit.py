@@ -304,7 +304,7 @@ def _split(model: Model, machine: Machine, wish: Wish, host: Machine) -> Iterato
         read = model.bytes_per_token + wish.seqs * _kv_read(model, wish.ctx, wish.kv_dtype)
         share = moved / (layer * layers)
         decode = 1 / (read * (1 - share) / machine.bandwidth + read * share / host.bandwidth)
-    what = f"{layers - kept} of {layers} layers, in {moved / 1e9:.1f} GB of this machine's memory"
+    what = f"{kept} of {layers} layers on the card, the others in {moved / 1e9:.1f} GB of this machine's memory"
     yield Alternative("layers on the CPU", what, round(fixed + layer * kept), wish.ctx, decode)
 
 
