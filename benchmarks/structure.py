@@ -3,7 +3,8 @@
 
     python benchmarks/structure.py MODEL [--schemas 200] [--prompts 50] [--only schemas] [--out FILE]
 
-schemas  one output at temperature 1 for each of so many random JSON schemas, checked by `jsonschema`
+schemas  one output at temperature 1 for each of so many random JSON schemas, checked by `jsonschema`; how many were
+         closed as tokens ran out, and the CPU time of finding out, token by token, whether they can still be closed
 bounded  the same for these schemas without additional properties and trees, which have no end
 masks    CPU time that a mask takes, over all tokens of `schemas`
 costs    the same for typical structures, 1 and 8 requests at once, and how much of it the model's step does not hide:
@@ -36,6 +37,7 @@ import openai
 
 from befit.bench.machine import machine
 from befit.engine.grammar import Grammar
+from befit.engine.outputs import CLOSED_STOP_REASON
 from befit.errors import InvalidRequest
 from befit.llm import LLM
 from befit.sampling import SamplingParams
@@ -125,6 +127,24 @@ def timed_masks(seconds: list[float]) -> Iterator[None]:
 
 
 @contextmanager
+def timed_looks(seconds: list[float]) -> Iterator[None]:
+    """Within it, the CPU seconds of finding out for each token whether a structure can still be closed are noted."""
+    original = Grammar.allows
+
+    def timed(self: Grammar, token: int, left: int) -> bool:
+        begin = time.thread_time()
+        allowed = original(self, token, left)
+        seconds.append(time.thread_time() - begin)
+        return allowed
+
+    Grammar.allows = timed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Grammar.allows = original  # type: ignore[method-assign]
+
+
+@contextmanager
 def timed_steps(llm: LLM, steps: list[tuple[int, float, float]]) -> Iterator[None]:
     """Within it, (tokens, seconds, seconds from its beginning until its masks were done) of each step are noted."""
     backend: Any = llm.model.backend
@@ -202,7 +222,8 @@ def schemas(llm: LLM, count: int, most: int, change: Callable[[Any], Any], secon
             refused += 1
             print(f"refused: {error}")
     compiling = time.perf_counter() - begin
-    with timed_masks(seconds):
+    looks: list[float] = []
+    with timed_masks(seconds), timed_looks(looks):
         answers = llm.chat(conversations, params, use_tqdm=False)
     result = {"schemas": count, "max_tokens": most, "refused": refused, "valid": 0, "cut": 0, "wrong": 0, "failed": 0}
     for schema, answer in zip(made, answers, strict=True):
@@ -216,6 +237,8 @@ def schemas(llm: LLM, count: int, most: int, change: Callable[[Any], Any], secon
         except (ValueError, jsonschema.ValidationError) as error:
             result["wrong"] += 1
             print(f"wrong: {output.text[:200]!r}: {str(error)[:200]}")
+    result["closed in time"] = sum(answer.outputs[0].stop_reason == CLOSED_STOP_REASON for answer in answers)
+    result["looks at the way out"] = spread(looks)
     result["tokens"] = sum(len(answer.outputs[0].token_ids) for answer in answers)
     result["milliseconds to compile one"] = round(1000 * compiling / count, 2)
     return result

@@ -191,7 +191,7 @@ nb::tuple step(Model& m, const BatchArrays& arrays, std::vector<Sampler*> sample
     hidden = to_numpy({asked, width}, states.data(), states.size());
   }
   return nb::make_tuple(to_numpy({n}, tokens.data(), n), to_numpy({n}, status.data(), n), to_numpy({n}, logprob.data(), n),
-                        to_numpy({n}, rank.data(), n), top, hidden);
+                        to_numpy({n}, rank.data(), n), top, hidden, m.spoiled(batch));
 }
 
 nb::object logits(Model& m, const BatchArrays& arrays) {

@@ -19,7 +19,7 @@ settings.load_profile("repeatable")
 _SMOLLM2 = pytest.StashKey["Path | BefitError"]()
 
 
-ON_REQUEST = ("browser", "fuzz")
+ON_REQUEST = ("browser", "faults", "fuzz")
 """Markers of tests that run only where -m names them."""
 
 

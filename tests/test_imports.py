@@ -32,6 +32,7 @@ ORDER = (
     "watermark",
     "structure",
     "config",
+    "disk",
     "errors",
 )
 ROOT = Path(befit.errors.__file__).parent

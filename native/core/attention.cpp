@@ -45,6 +45,10 @@ void AttentionOp::store(const Step& s, int token, int seq, int head) const {
   const float* value = values.row(values.shared(), token) + head * dim;
   if (!k_norm.empty()) kernels.rms_norm(key, k_norm.data(), dim, norm_eps, key);
   rotate(s, token, key);
+  // What is not finite is stored as if it were: the answer would be wrong, and nothing later would show it.
+  float largest;
+  int at;
+  if (!kernels.peak(key, dim, &largest, &at) || !kernels.peak(value, dim, &largest, &at)) s.model.spoil(token);
   const int position = b.positions[token], slot = position % kPage;
   const size_t number = (size_t)b.block_tables[(size_t)seq * b.blocks + position / kPage];
   uint8_t* page = s.model.kv() + number * s.model.page_bytes() + layer + head * kv_head_bytes(s.model.kv_type, dim);

@@ -36,7 +36,8 @@ size_t Value::bytes() const {
 }
 
 Model::Model(const Kernels& k, int threads, KvType kv_type_, int max_tokens_, int max_rows_, int pages_)
-    : kernels(k), pool(threads), kv_type(kv_type_), max_tokens(max_tokens_), max_rows(max_rows_), pages(pages_) {}
+    : kernels(k), pool(threads), kv_type(kv_type_), max_tokens(max_tokens_), max_rows(max_rows_), pages(pages_),
+      spoiled_(std::make_unique<std::atomic<bool>[]>(max_tokens_)) {}
 
 int Model::add_value(int width, bool floats, bool quantized, bool local) {
   Value v;
@@ -112,10 +113,28 @@ void Model::run(const Batch& batch, int thread) {
 
 void Model::begin(const Batch& batch) {
   for (const std::unique_ptr<AttentionPlan>& p : plans_) p->make(batch, pool.size());
+  if (any_spoiled_.exchange(false, std::memory_order_relaxed))
+    for (int t = 0; t < max_tokens; t++) spoiled_[t].store(false, std::memory_order_relaxed);
   for (const std::unique_ptr<Op>& op : ops_) {
     op->division.reset();
     op->next = 0;
   }
+}
+
+std::vector<int> Model::spoiled(const Batch& batch) const {
+  std::vector<int> found;
+  for (int t = 0; any_spoiled_ && t < batch.tokens_count; t++)
+    if (spoiled_[t]) found.push_back(t);
+  return found;
+}
+
+// Whether the row's own token, or one before it in its sequence and this step, was spoiled.
+bool Model::sees_spoiled(const Batch& batch, int r) const {
+  if (!any_spoiled_) return false;
+  const int32_t* next = std::upper_bound(batch.query_start, batch.query_start + batch.seqs, batch.rows[r]);
+  for (int t = next[-1]; t <= batch.rows[r]; t++)
+    if (spoiled_[t]) return true;
+  return false;
 }
 
 void Model::forward(const Batch& batch) {
@@ -139,6 +158,10 @@ void Model::sample(const Batch& batch, std::vector<Sampled>& out) {
 }
 
 void Model::sample_row(const Batch& batch, int r, Sampled& out) {
+  if (sees_spoiled(batch, r)) {
+    out.finite = false;
+    return;
+  }
   float* x = logits(r);
   if (batch.targets[r] < 0) {
     out = batch.samplers[r]->sample(kernels, x, vocab_, batch.logprobs[r], batch.mask(r, vocab_));

@@ -153,6 +153,12 @@ class Model {
   void finish();
 
   void begin(const Batch&);                    // every op's work is to be divided anew
+  // From any thread: the token's keys or values are not finite, nor then what sees them.
+  void spoil(int token) {
+    spoiled_[token].store(true, std::memory_order_relaxed);
+    any_spoiled_.store(true, std::memory_order_relaxed);
+  }
+  std::vector<int> spoiled(const Batch&) const;  // those tokens of the last step
   void forward(const Batch&);                  // leaves the logits in the logits value
   std::vector<Sampled> step(const Batch&);     // forward, then sample or score each row
   float* logits(int row) { return values[logits_].row(values[logits_].shared(), row); }
@@ -181,11 +187,14 @@ class Model {
   void run(const Batch&, int thread);
   void sample(const Batch&, std::vector<Sampled>&);
   void sample_row(const Batch&, int row, Sampled&);
+  bool sees_spoiled(const Batch&, int row) const;
 
   std::vector<std::unique_ptr<Op>> ops_;
   bool selected_ = false;
   std::vector<std::unique_ptr<AttentionPlan>> plans_;
   std::atomic<int> next_row_{0};
+  std::unique_ptr<std::atomic<bool>[]> spoiled_;  // [max_tokens]
+  std::atomic<bool> any_spoiled_{false};
   Arena weights_;
   Memory kv_;
   size_t page_bytes_ = 0;

@@ -21,8 +21,8 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-// Tile 0: tokens, 1 and 7: weights of a multiplication by so many bytes; 2 to 6: sums, or tokens by 64 bytes. The numbers
-// are parts of the instructions, so they must be literals.
+// Tile 0: tokens, 1 and 7: weights of a multiplication by so many bytes; 2 to 6: sums, or tokens by 64 bytes; 7 is sums too
+// where there are 16 tokens and 64 bytes. The numbers are parts of the instructions, so they must be literals.
 static void configure(int tokens, int bytes) {
   static thread_local int now = 0;
   if (now == tokens * 64 + bytes) return;

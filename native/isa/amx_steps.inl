@@ -1,5 +1,5 @@
-// Weights of up to 6 bits, as integers of 16 bits: w = step * q - offset = 256 * high + low, low unsigned. With the tokens'
-// two bytes that makes four products of bytes, in three sums: 65536 * high high + 256 * (high low + low high) + low low.
+// Weights of up to 6 bits, as integers of 16 bits: w = step * q - offset = 256 * high + low, low unsigned. With the tokens' two bytes that
+// makes four products of bytes, in three sums: 65536 * high high + 256 * (high low + low high) + low low.
 
 constexpr int kPair = QAct::kPair, kPlane = QAct::kPlane, kPairBytes = QAct::kBytes;
 
@@ -92,9 +92,9 @@ template <Format F> struct Widener {
 
 // 64 columns of one block of tokens. The middle products have two sums, 3 and 5, because one alone would wait for itself.
 // aside(i) is called after each multiplication.
-template <typename Aside> [[gnu::always_inline]] static inline void multiply_pair(const uint8_t* w, const int8_t* q, const Aside& aside) {
-  _tile_loadd(0, q, kPair);
+template <typename Aside> [[gnu::always_inline]] static inline void multiply_one(const uint8_t* w, const int8_t* q, const Aside& aside) {
   _tile_loadd(1, w, kPair);
+  _tile_loadd(0, q, kPair);
   _tile_loadd(6, q + kPlane, kPair);
   _tile_dpbssd(2, 0, 1);
   aside(0);
@@ -107,72 +107,140 @@ template <typename Aside> [[gnu::always_inline]] static inline void multiply_pai
   aside(3);
 }
 
-// The total's upper bits times 65536 plus its lowest 16, as l_float of gemm.inl has it.
-static inline VF total_of(VI high, VI middle, VI low) {
-  const VI carried = i_add(middle, i_sar<8>(low)), byte = i_set(255);
-  const VI upper = i_add(high, i_sar<8>(carried));
-  const VI lower = b_or(i_shl<8>(b_and(carried, byte)), b_and(low, byte));
-  return f_fma(i_float(upper), f_set(65536.0f), i_float(lower));
+// The same of two blocks, the second's sums in 5, 6 and 7: three sums a block are enough here, because four multiplications
+// lie between two that add to the same one. `second`: bytes from a block to the next.
+template <typename Aside>
+[[gnu::always_inline]] static inline void multiply_two(const uint8_t* w, const int8_t* q, size_t second, const Aside& aside) {
+  _tile_loadd(1, w, kPair);
+  _tile_loadd(0, q + kPlane, kPair);
+  _tile_dpbssd(3, 0, 1);
+  aside(0);
+  _tile_loadd(0, q + second + kPlane, kPair);
+  _tile_dpbssd(6, 0, 1);
+  aside(1);
+  _tile_loadd(0, q + second, kPair);
+  _tile_dpbssd(5, 0, 1);
+  aside(2);
+  _tile_loadd(0, q, kPair);
+  _tile_dpbssd(2, 0, 1);
+  aside(3);
+  _tile_loadd(1, w + kPlane, kPair);
+  _tile_dpbsud(3, 0, 1);
+  aside(4);
+  _tile_loadd(0, q + second, kPair);
+  _tile_dpbsud(6, 0, 1);
+  aside(5);
+  _tile_loadd(0, q + second + kPlane, kPair);
+  _tile_dpbsud(7, 0, 1);
+  aside(6);
+  _tile_loadd(0, q + kPlane, kPair);
+  _tile_dpbsud(4, 0, 1);
+  aside(7);
 }
 
-static inline void finish(VF units, const float* d, int tokens, float* out, size_t stride) {
+// Sums of one block as floats: the total's upper bits times 65536 plus its lowest 16, as l_float of gemm.inl has it. What
+// tiles are stored to is small, because it takes the place of weights and tokens in the first-level cache.
+template <bool Second, bool Other> static inline void finish(VF units, const float* d, int tokens, float* out, size_t stride) {
   struct alignas(64) {
-    int32_t high[kBlockTokens][16], middle[kBlockTokens][16], other[kBlockTokens][16], low[kBlockTokens][16];
+    int32_t x[kBlockTokens][16], y[kBlockTokens][16];
   } s;
-  _tile_stored(2, s.high, 64);
-  _tile_stored(3, s.middle, 64);
-  _tile_stored(5, s.other, 64);
-  _tile_stored(4, s.low, 64);
-  asm volatile("" : : "r"(&s) : "memory");  // nor do tile stores tell that they write it
-  for (int m = 0; m < tokens; m++) {
-    const VF x = total_of(i_load(s.high[m]), i_add(i_load(s.middle[m]), i_load(s.other[m])), i_load(s.low[m]));
+  // Tile stores do not tell the compiler that they write memory.
+  const auto stored = [&] __attribute__((always_inline)) () { asm volatile("" : : "r"(&s) : "memory"); };
+  VI upper[kBlockTokens], lower[kBlockTokens];
+  if constexpr (Second) {
+    _tile_stored(7, s.x, 64);
+    _tile_stored(6, s.y, 64);
+  } else {
+    _tile_stored(4, s.x, 64);
+    _tile_stored(3, s.y, 64);
+  }
+  stored();
+#pragma GCC unroll 16
+  for (int m = 0; m < kBlockTokens; m++) {
+    lower[m] = i_load(s.x[m]);
+    upper[m] = i_load(s.y[m]);
+  }
+  if constexpr (Other) {
+    stored();
+    _tile_stored(5, s.y, 64);
+    stored();
+#pragma GCC unroll 16
+    for (int m = 0; m < kBlockTokens; m++) upper[m] = i_add(upper[m], i_load(s.y[m]));
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < kBlockTokens; m++) {
+    const VI low = lower[m], middle = upper[m];
+    lower[m] = b_and(i_add(low, i_shl<8>(middle)), i_set(65535));
+    upper[m] = i_sar<8>(i_add(middle, i_sar<8>(low)));
+  }
+  stored();
+  if constexpr (Second) _tile_stored(5, s.x, 64);
+  else _tile_stored(2, s.x, 64);
+  stored();
+#pragma GCC unroll 16
+  for (int m = 0; m < kBlockTokens; m++) {
+    if (m >= tokens) break;
+    const VF x = f_fma(i_float(i_add(i_load(s.x[m]), upper[m])), f_set(65536.0f), i_float(lower[m]));
     f_store(out + m * stride, f_mul(f_mul(x, units), f_set(d[m])));
   }
 }
 
-// What was just stored loads slowly: pairs are widened two ahead, over the end of a tile too. With one block of tokens
-// every pair is wanted once; with more, all of a tile's are kept until the last block has had them.
-template <Format F> static void steps_gemm(const uint8_t* p, int tiles, const QAct& a, int token, int count, float* out, size_t stride) {
+// Up to two blocks of tokens. What was just stored loads slowly: pairs are widened two ahead, over the end of a tile too.
+template <Format F> static void steps_blocks(const uint8_t* p, int tiles, const QAct& a, int token, int count, float* out, size_t stride) {
   constexpr int ahead = 2;
-  alignas(64) static thread_local uint8_t memory[(kMaxColumns / kPair + ahead) * (size_t)kPairBytes];
+  alignas(64) static thread_local uint8_t memory[2 * ahead * kPairBytes];
+  const auto next = [&](uint8_t* at) { return at + kPairBytes == memory + sizeof memory ? memory : at + kPairBytes; };
   const int pairs = a.pairs();
-  const uint8_t* const end = memory + (count <= kBlockTokens ? 2 * ahead : pairs + ahead) * (size_t)kPairBytes;
-  const auto following = [&](const uint8_t* at) { return at + kPairBytes == end ? memory : (uint8_t*)at + kPairBytes; };
+  const bool two = count > kBlockTokens;
+  const size_t second = (size_t)pairs * kPairBytes;
   configure(count > kSmall ? kBlockTokens : kSmall, kPair);
   Widener<F> widener(p, a.groups);
-  uint8_t* to = memory;
+  uint8_t *to = memory, *w = memory;
   int left = tiles * pairs;  // pairs to widen
-  for (int i = 0; i < ahead && left > 0; i++, left--, to = following(to))
+  for (int i = 0; i < ahead && left > 0; i++, left--, to = next(to))
 #pragma GCC unroll 8
     for (int j = 0; j < 8; j++) widener.piece(j, to);
-  const uint8_t* tile = memory;
-  for (int i = 0; i < tiles; i++) {
+  for (int i = 0; i < tiles; i++, out += kTileRows) {
     p += quantized_tile_bytes(F, a.groups * kGroup);
     const VF units = f_load((const float*)p - kTileRows);
-    const uint8_t* w = tile;
-    for (int t = 0; t < count; t += kBlockTokens) {
-      const bool first = t == 0, last = t + kBlockTokens >= count;
-      const int8_t* q = a.bytes(token + t);
-      _tile_zero(2);
-      _tile_zero(3);
-      _tile_zero(4);
-      _tile_zero(5);
-      w = tile;
-      for (int pair = 0; pair < pairs; pair++, w = following(w), q += kPairBytes) {
-        if ((pair + ahead < pairs ? !first : !last) || left == 0) {
-          multiply_pair(w, q, [](int) {});
-          continue;
-        }
-        multiply_pair(w, q, [&](int j) __attribute__((always_inline)) {
+    const float* d = a.d + token;
+    const int8_t* q = a.bytes(token);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_zero(4);
+    _tile_zero(5);
+    if (two) {
+      _tile_zero(6);
+      _tile_zero(7);
+    }
+    for (int pair = 0; pair < pairs; pair++, w = next(w), q += kPairBytes) {
+      if (left == 0) {
+        if (two) multiply_two(w, q, second, [](int) {});
+        else multiply_one(w, q, [](int) {});
+        continue;
+      }
+      if (two)
+        multiply_two(w, q, second, [&](int j) __attribute__((always_inline)) { widener.piece(j, to); });
+      else
+        multiply_one(w, q, [&](int j) __attribute__((always_inline)) {
           widener.piece(2 * j, to);
           widener.piece(2 * j + 1, to);
         });
-        to = following(to);
-        left--;
-      }
-      const int tokens = count - t < kBlockTokens ? count - t : kBlockTokens;
-      finish(units, a.d + token + t, tokens, out + (size_t)t * stride + i * kTileRows, stride);
+      to = next(to);
+      left--;
     }
-    tile = w;
+    if (two) {
+      finish<false, false>(units, d, kBlockTokens, out, stride);
+      finish<true, false>(units, d + kBlockTokens, count - kBlockTokens, out + kBlockTokens * stride, stride);
+    } else {
+      finish<false, true>(units, d, count, out, stride);
+    }
   }
+}
+
+// Weights are widened anew for every two blocks. Keeping them is no quicker: they would fill the first-level cache.
+template <Format F> static void steps_gemm(const uint8_t* p, int tiles, const QAct& a, int token, int count, float* out, size_t stride) {
+  constexpr int most = 2 * kBlockTokens;
+  for (int t = 0; t < count; t += most)
+    steps_blocks<F>(p, tiles, a, token + t, count - t < most ? count - t : most, out + (size_t)t * stride, stride);
 }

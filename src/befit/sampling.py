@@ -43,6 +43,8 @@ class SamplingParams:
     skip_special_tokens  leave control tokens out of the text
     shown_tokens         token ids that are text all the same
     structure            what the output must look like
+    close_at_limit       complete the structure when the tokens run out; not with bad_words, allowed_token_ids and
+                         min_tokens, which may forbid what completes it
     watermark            favour tokens so that the text can be told later (see `befit.watermark`)
 
     Filters apply in this order: penalties and biases, temperature, top_k, top_p, min_p, typical_p.
@@ -74,6 +76,7 @@ class SamplingParams:
     skip_special_tokens: bool = True
     shown_tokens: Sequence[int] = ()
     structure: Structure | None = None
+    close_at_limit: bool = True
     watermark: bool = False
 
     def __post_init__(self) -> None:

@@ -8,10 +8,12 @@ import shlex
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 
 from befit.api.app import create_app
 from befit.api.chat import ChatTemplate
+from befit.api.description.answers import ANSWERS
 from befit.api.description.examples import BASE, BODIES, MANAGING, curl
 from befit.api.description.openapi import SCHEMAS
 
@@ -96,8 +98,6 @@ def test_quotes_survive_the_shell():
 
 
 async def test_errors_have_the_shape_that_is_described(coder):
-    import jsonschema
-
     description = coder.openapi()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(coder), base_url=BASE) as client:
         for path in SCHEMAS:
@@ -105,6 +105,81 @@ async def test_errors_have_the_shape_that_is_described(coder):
             assert 400 <= answer.status_code < 500, path
             schema = description["paths"][path]["post"]["responses"]["default"]["content"]["application/json"]["schema"]
             jsonschema.validate(answer.json(), {**schema, "components": description["components"]})
+
+
+def strict(schema: Any) -> Any:
+    """The schema, less the freedom of objects to have more members than it names."""
+    if isinstance(schema, list):
+        return [strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: strict(value) for key, value in schema.items()}
+    return {"additionalProperties": False, **made} if isinstance(made.get("properties"), dict) else made
+
+
+def described(app: Any, method: str, path: str, answer: httpx.Response) -> int:
+    """How many JSON values of a real answer are as the description says."""
+    contents = app.openapi()["paths"][path][method]["responses"]["200"].get("content", {})
+    kind = answer.headers["content-type"].partition(";")[0]
+    assert kind in contents, (path, kind)
+    if kind == "text/plain":
+        return 1
+    lines = answer.text.splitlines()
+    if kind == "text/event-stream":
+        events = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
+        values = [json.loads(event) for event in events if event != "[DONE]"]
+    else:
+        values = [json.loads(line) for line in lines if line] if kind.endswith("ndjson") else [answer.json()]
+    for value in values:
+        jsonschema.validate(value, strict(contents[kind]["schema"]))
+    return len(values)
+
+
+FURTHER = [
+    ("/v1/chat/completions", {"logprobs": True, "top_logprobs": 2, "n": 2, "return_token_ids": True}),
+    ("/v1/chat/completions", {"logprobs": True, "stream": True, "prompt_logprobs": None, "return_token_ids": True}),
+    ("/v1/completions", {"logprobs": 1, "echo": True, "prompt_logprobs": 1, "return_token_ids": True}),
+    ("/v1/responses", {"stream": True}),
+    ("/v1/messages", {"stream": True}),
+    ("/infill", {"stream": True}),
+    ("/completion", {"stream": True}),
+    ("/api/generate", {"stream": True}),
+    ("/", {"stream": True}),
+    ("/v1/embeddings", {"encoding_format": "base64"}),
+]
+
+
+async def test_answers_are_as_they_are_described(coder):
+    seen = set()
+    for path, method, operation in operations(coder):
+        for sample in operation.get("x-codeSamples", []):
+            if path not in MANAGING:
+                assert described(coder, method, path, await paste(coder, sample["source"])) > 0
+                seen.add((method, path))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(coder), base_url=BASE) as client:
+        for path, more in FURTHER:
+            answer = await client.post(path, json=BODIES[path] | more)
+            assert answer.status_code == 200, answer.text
+            assert described(coder, "post", path, answer) > 0
+        anthropic = {"anthropic-version": "2023-06-01"}
+        for headers in ({}, anthropic):
+            for path, url in (("/v1/models", "/v1/models"), ("/v1/models/{name}", "/v1/models/fake")):
+                assert described(coder, "get", path, await client.get(url, headers=headers)) == 1
+        places = await client.post("/tokenize", json={"inputs": "Hi"})
+        assert described(coder, "post", "/tokenize", places) == 1
+        kept = (await client.post("/v1/responses", json={"input": "Hi"})).json()["id"]
+        for method, path in (
+            ("get", "/v1/responses/{name}"),
+            ("get", "/v1/responses/{name}/input_items"),
+            ("delete", "/v1/responses/{name}"),
+        ):
+            answer = await client.request(method, path.replace("{name}", kept))
+            assert described(coder, method, path, answer) == 1
+            seen.add((method, path))
+    everything = {(method, path) for path, method, _ in operations(coder)}
+    assert everything == set(ANSWERS)
+    unseen = {(method, path) for method, path in everything - seen if path not in MANAGING and ANSWERS[method, path]}
+    assert unseen == {("get", "/v1/models/{name}"), ("post", "/v1/responses/{name}/cancel")} - seen
 
 
 def test_what_needs_a_key_is_said(coder):

@@ -243,3 +243,15 @@ async def test_responses_take_a_format_for_their_text(client, engine):
     )
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "text"
+
+
+async def test_closing_at_the_limit_can_be_declined_beside_any_structure(client, engine):
+    wanted = {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}
+    for given, closes in (({}, True), ({"structured_outputs": {"close_at_limit": False}}, False)):
+        assert (await chat(client, response_format=wanted, **given)).status_code == 200
+        params = engine.seen[-1][1]
+        assert params.structure is not None
+        assert params.close_at_limit is closes
+    refused = await chat(client, structured_outputs={"close_at_limit": "no"})
+    assert refused.status_code == 400
+    assert "close_at_limit" in refused.json()["error"]["message"]

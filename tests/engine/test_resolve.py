@@ -145,6 +145,23 @@ def test_the_limit_of_a_container_counts(tmp_path: Path) -> None:
         resolved(tmp_path, subject=model(2 * GB))
 
 
+def test_more_memory_than_the_process_is_ever_granted_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/self").mkdir()
+    (tmp_path / "proc/self/cgroup").write_text("0::/app")
+    (tmp_path / "proc/meminfo").write_text(f"MemTotal: {16 * GB // 1024} kB\nMemAvailable: {15 * GB // 1024} kB\n")
+    options = EngineOptions(memory="20GB")
+    with pytest.raises(ConfigError, match=r"the machine has 16,000,000,000; set --memory to at most 15258 MiB"):
+        resolve(options, model(), root=tmp_path)
+    group = tmp_path / "sys/fs/cgroup/app"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text(str(4 * GB))
+    options = EngineOptions(memory="5GB")
+    with pytest.raises(ConfigError, match=r"5,000,000,000 bytes and the process's cgroup grants 4,000,000,000"):
+        resolve(options, model(), root=tmp_path)
+    assert resolve(EngineOptions(memory=4 * GB), model(), root=tmp_path)[1].available == 4 * GB
+
+
 def test_what_is_printed_is_what_is_counted(tmp_path: Path) -> None:
     got, needed = resolved(tmp_path)
     assert needed.used == needed.weights + needed.kv + needed.activations + needed.overhead

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,18 @@ CHANGED = (
 class Server:
     """A `befit serve`, what it answers, and whether it is as it was."""
 
-    def __init__(self, model: Path, *options: str, port: int = 0, change: str = "") -> None:
+    def __init__(self, model: Path, *options: str, port: int = 0, change: str = "", within: Sequence[str] = ()) -> None:
+        """within: a command that runs another one, put in front of this one."""
         self.port = port or free_port()
         start = ["-c", CHANGED.format(change)] if change else ["-m", "befit.cli"]
-        command = [sys.executable, *start, "serve", str(model), "--port", str(self.port), *SIZES, *options]
-        self.process = ServerProcess("befit", command, self.port)
-        self.process.wait_ready(60)
+        command = [*within, sys.executable, *start, "serve", str(model), "--port", str(self.port), *SIZES, *options]
+        with _usual_descriptors():
+            self.process = ServerProcess("befit", command, self.port)
+        try:
+            self.process.wait_ready(60)
+        except BaseException:
+            self.process.stop(5)
+            raise
         self.url = f"http://127.0.0.1:{self.port}"
 
     def ask(self, **wishes: Any) -> str:
@@ -54,8 +62,11 @@ class Server:
             assert time.monotonic() < end, "requests or pages are left"
             time.sleep(0.05)
 
-    def connect(self, receive_buffer: int = 0) -> socket.socket:
+    def connect(self, receive_buffer: int = 0, source: str = "") -> socket.socket:
+        """source: the address of this machine to come from."""
         sock = socket.socket()
+        if source:
+            sock.bind((source, 0))
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.settimeout(30)
@@ -64,6 +75,17 @@ class Server:
 
     def stop(self) -> None:
         self.process.stop(20)
+
+
+@contextmanager
+def _usual_descriptors() -> Iterator[None]:
+    """Processes that are started meanwhile may open 1,024 files at first, as from most shells."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, most), most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
 
 
 def http_request(path: str = "/v1/completions", **wishes: Any) -> bytes:
@@ -94,9 +116,22 @@ def impatient(tiny: Path) -> Iterator[Server]:
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def start_for_module(tiny: Path) -> Iterator[Callable[..., Server]]:
+    """`start` for a server that several tests of a module share."""
+    with _starting(tiny) as start:
+        yield start
+
+
 @pytest.fixture
 def start(tiny: Path) -> Iterator[Callable[..., Server]]:
-    """start(model, *options, port, change) -> a server of the test's own."""
+    """start(model, *options, port, change, within) -> a server of the test's own."""
+    with _starting(tiny) as start:
+        yield start
+
+
+@contextmanager
+def _starting(tiny: Path) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
     def start(model: Path = tiny, *options: str, **settings: Any) -> Server:

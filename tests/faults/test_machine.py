@@ -19,6 +19,7 @@ import pytest
 from befit import LLM, SamplingParams
 
 Start = Callable[..., Any]
+DONE = "[DONE]"
 
 
 def test_a_model_file_may_be_replaced_and_gives_no_wrong_answer_when_it_is_cut(
@@ -97,15 +98,38 @@ def test_a_killed_server_that_is_started_again_is_what_a_retrying_client_sees(st
             )
             answers.append(answer.choices[0].text)
 
-    asking = threading.Thread(target=ask)
-    asking.start()
+    def stream(number: int) -> None:
+        """A stream that breaks off is asked for anew; what came of it was a beginning."""
+        body = {"prompt": "hello hello", "max_tokens": 300, "temperature": 0, "ignore_eos": True, "stream": True}
+        end = time.monotonic() + 60
+        while not streamed[number].endswith(DONE) and time.monotonic() < end:
+            streamed[number] = ""
+            try:
+                with httpx.stream("POST", f"{first.url}/v1/completions", json=body, timeout=30) as answer:
+                    for line in answer.iter_lines():
+                        if line.startswith("data: {"):
+                            streamed[number] += httpx.Response(200, content=line[6:]).json()["choices"][0]["text"]
+                            assert expected.startswith(streamed[number])
+                        elif line.startswith("data: "):
+                            streamed[number] += DONE
+            except httpx.TransportError:
+                broken.append(number)
+                time.sleep(0.1)
+
+    streamed, broken = [""] * 6, list[int]()
+    asking = [threading.Thread(target=ask), *(threading.Thread(target=stream, args=(i,)) for i in range(6))]
+    for thread in asking:
+        thread.start()
     time.sleep(0.1)
     os.kill(first.process.pid, signal.SIGKILL)
     first.process.stop()
     start(port=first.port)
-    asking.join(60)
+    for thread in asking:
+        thread.join(60)
     client.close()
     assert answers == [expected] * 4
+    assert streamed == [expected + DONE] * 6
+    assert broken
 
 
 def test_a_clock_that_jumps_by_hours_changes_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

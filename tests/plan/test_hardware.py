@@ -106,7 +106,9 @@ def test_memory_is_what_is_available_within_the_cgroup(tmp_path: Path) -> None:
         },
     )
     assert available_memory(root) == 800_000
-    write(root, **{"sys/fs/cgroup/memory.max": "max"})
+    write(root, **{"sys/fs/cgroup/memory.high": "3900000"})
+    assert available_memory(root) == 700_000
+    write(root, **{"sys/fs/cgroup/memory.max": "max", "sys/fs/cgroup/memory.high": "max"})
     assert available_memory(root) == 6_144_000
 
 

@@ -40,9 +40,12 @@ from befit.api.service import Service
 from befit.api.shapes import error_answer
 from befit.api.tgi.routes import add_tgi_routes
 from befit.api.tgi.tokens import tokenize as tokenize_as_tgi
+from befit.api.tracing import Tracing
 from befit.errors import BefitError, EngineDead, Overloaded
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor
+
     from befit.api.chat import ChatTemplate
     from befit.engine.async_engine import AsyncEngine
 
@@ -56,12 +59,13 @@ def create_app(
     tool_parser: str | None = None,
     rules: Rules | None = None,
     origins: Sequence[str] = (),
+    spans: SpanProcessor | None = None,
 ) -> FastAPI:
     """An ASGI application that serves `engine`, started and stopped by the caller, under `served_name` and `aliases`.
 
     chat_template: the model's own unless given. tool_parser: the format of tool calls, of
     `befit.api.tools.formats.NAMES`. rules: who may ask, and how much. origins: of pages that may
-    ask. The engine's observer becomes the one behind `/metrics`.
+    ask. spans: gets those of traces. The engine's observer becomes the one behind `/metrics`.
     """
     if chat_template is None:
         from befit.api.chat import ChatTemplate
@@ -73,10 +77,12 @@ def create_app(
     names = (served_name, *aliases)
     service = Service(engine, names, chat_template, metrics, befit.__version__, tool_parser=tool_parser)
     member = Member(names, engine.model.name, engine.model.path, default=None, loaded=Loaded(service))
-    return create_fleet_app(Fleet([member]), rules=rules, origins=origins)
+    return create_fleet_app(Fleet([member]), rules=rules, origins=origins, spans=spans)
 
 
-def create_fleet_app(fleet: Fleet, *, rules: Rules | None = None, origins: Sequence[str] = ()) -> FastAPI:
+def create_fleet_app(
+    fleet: Fleet, *, rules: Rules | None = None, origins: Sequence[str] = (), spans: SpanProcessor | None = None
+) -> FastAPI:
     """An ASGI application that serves the models of `fleet`; the other arguments are those of `create_app`."""
     app = FastAPI(title="befit", version=befit.__version__, docs_url=None, redoc_url=None)
     if fleet.loader is not None:
@@ -88,6 +94,8 @@ def create_fleet_app(fleet: Fleet, *, rules: Rules | None = None, origins: Seque
         app.add_middleware(
             CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=allowed
         )
+    if spans is not None:
+        app.add_middleware(Tracing, processor=spans)
     app.add_middleware(RequestScope, on_error=lambda error, path: error_answer(Problem.of(error), path))
     app.add_exception_handler(BefitError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from starlette.types import Receive
 
 from befit.api.guard.caller import ANYBODY, Caller, caller
+from befit.api.tracing import traced
 from befit.engine.outputs import CompletionOutput, Delta, TokenLogprob
 from befit.errors import ContextExceeded, EngineDead, InvalidRequest, RequestFailed, RequestTimeout
 from befit.sampling import SamplingParams
@@ -115,7 +116,17 @@ async def submit(
         options["pooling"] = pooling
     for structure in {job.params.structure for job in jobs if job.params.structure is not None}:
         await prepare(engine, structure)
-    deltas = Deltas([engine.generate(job.prompt_ids, job.params, **options) for job in jobs], asking)
+    sources = [
+        traced(
+            engine.generate(job.prompt_ids, job.params, **options),
+            engine.model.name,
+            len(job.prompt_ids),
+            job.params,
+            embeds=pooling is not None,
+        )
+        for job in jobs
+    ]
+    deltas = Deltas(sources, asking)
     await deltas.admitted()
     if asking.account is not None:
         asking.account.charge(sum(len(job.prompt_ids) for job in jobs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 
 from befit.errors import ConfigError
@@ -32,6 +33,17 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigError(f"Cannot serve on {host}:{port}: {reason}. Use another --port or --host.") from None
     sock.set_inheritable(False)
     return sock
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process open as many files as it may, and return how many: each connection is one, and a usual limit
+    of 1,024 is there for programs of old that cannot count further."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError):  # macOS names a limit that it does not grant
+        return limit
+    return most
 
 
 def address(sock: socket.socket) -> str:

@@ -120,6 +120,7 @@ class Metrics:
         )
         yield counter("prefix_cache_hits_tokens", "Prompt tokens found in the prefix cache.", stats.cached_tokens_total)
         yield counter("preemptions", "Sequences that gave their pages back to be recomputed.", stats.preemptions_total)
+        yield counter("structures_closed", "Outputs whose structure was completed at their limit.", stats.closed_total)
         yield counter("repetition_stops", "Outputs ended because they repeated themselves.", stats.loops_total)
         yield counter("steps", "Steps computed.", stats.steps_total)
         yield counter("step_tokens", "Tokens computed in steps, prompts and outputs together.", self._step_tokens)

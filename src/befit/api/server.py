@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from befit.api.listener import address, bind
+from befit.api.listener import address, bind, raise_descriptor_limit
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -108,11 +108,13 @@ def serve(
     """Start the engines, serve until a signal, stop the engines. Returns when all is down.
 
     sock: one from `bind`, else host and port are bound here. on_ready gets the URL once requests are taken.
-    drain_timeout: seconds that running requests get to finish; None is no limit.
+    drain_timeout: seconds that running requests get to finish; None is no limit. The process may open as many files
+    afterwards as its hard limit allows.
     """
     import uvloop
 
     listener = sock or bind(host, port)
+    raise_descriptor_limit()
     url = address(listener)
 
     def started() -> None:

@@ -84,6 +84,8 @@ def _structured_outputs(value: Any) -> Structure | None:
     whitespace = given.pop("whitespace_pattern", None)
     if given.pop("disable_any_whitespace", False):
         whitespace = ""
+    if not isinstance(given.pop("close_at_limit", True), bool):
+        raise InvalidRequest("structured_outputs.close_at_limit must be true or false.", "structured_outputs")
     given.pop("disable_fallback", None)  # there is one implementation, and nothing to fall back to
     kinds = given.keys() & {"json", "regex", "choice", "grammar", "json_object"}
     unknown = sorted(given.keys() - kinds)

@@ -114,6 +114,8 @@ class StepResult:
     rank[r] counts from 1 (the likeliest token has rank 1). top[r] lists (token id, log-probability), likeliest first.
     logprob, rank and top are filled only for rows that asked for them.
     hidden [H, hidden_size] is the output of the last norm at the positions asked for; None when there were none.
+    spoiled are indices into T, rising: tokens of which a key or value was not finite. A backend that keeps others in
+    their place names them here, and rows that see them are NON_FINITE.
     """
 
     tokens: I32
@@ -122,6 +124,7 @@ class StepResult:
     rank: I32
     top: list[list[tuple[int, float]]] = field(default_factory=list)
     hidden: F32 | None = None
+    spoiled: list[int] = field(default_factory=list)
 
 
 class Backend(Protocol):

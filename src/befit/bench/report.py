@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from befit import disk
 from befit.errors import ConfigError
 
 KINDS = ("serve", "throughput", "latency", "kernels", "startup", "peers")
@@ -22,7 +23,7 @@ def make_result(
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """Write a result. Numbers that are none (NaN, infinity) become null, so that any JSON reader takes the file."""
-    path.write_text(json.dumps(_finite(result), indent=1, default=str) + "\n", encoding="utf-8")
+    disk.write_whole(path, json.dumps(_finite(result), indent=1, default=str) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

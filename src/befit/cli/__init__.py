@@ -54,6 +54,17 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
         ctx.exit()
 
 
+def _full(error: OSError) -> str:
+    """What to know besides when a disk was full."""
+    from pathlib import Path
+
+    from befit import disk
+
+    if error.errno not in disk.FULL:
+        return ""
+    return f": {disk.amounts(None, Path(error.filename))} there" if error.filename else ": make room on the disk"
+
+
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show it.")
 def group() -> None:
@@ -83,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BefitError):
             text = error.message
         elif isinstance(error, OSError):
-            text = str(error)
+            text = f"{error}{_full(error)}"
         else:
             text = f"unexpected {type(error).__name__}: {error} (BEFIT_DEBUG=1 shows where; please report it)"
         print(f"befit: error: {text}", file=sys.stderr)

@@ -14,14 +14,20 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _NAMES = (
     *("api_key", "api_key_file", "cors_origin", "max_body", "requests_per_key", "tokens_per_minute"),
-    *("request_timeout", "access_log"),
+    *("request_timeout", "access_log", "otlp_endpoint"),
 )
 
 
 def guard_options(function: Function) -> Function:
-    """Keys, limits, origins and the access log."""
+    """Keys, limits, origins, the access log and traces."""
     for option in (
         click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line for each request."),
+        click.option(
+            "--otlp-endpoint",
+            metavar="URL",
+            envvar="OTEL_EXPORTER_OTLP_ENDPOINT",
+            help="Send OpenTelemetry traces to this receiver (extra otel).",
+        ),
         click.option(
             "--request-timeout",
             type=click.FloatRange(min=0, min_open=True),
@@ -44,7 +50,7 @@ def guard_options(function: Function) -> Function:
 
 
 def to_guard(values: dict[str, Any]) -> dict[str, Any]:
-    """Takes the options out of `values`; returns `create_app`'s `rules` and `origins`."""
+    """Takes the options out of `values`; returns `create_app`'s `rules`, `origins` and `spans`."""
     from befit.api.guard.keys import Keys, read_keys
     from befit.api.guard.limits import Limits
     from befit.api.guard.middleware import Rules
@@ -59,4 +65,10 @@ def to_guard(values: dict[str, Any]) -> dict[str, Any]:
         access_log=given["access_log"],
         **({"max_body": parse_size(given["max_body"])} if given["max_body"] else {}),
     )
-    return {"rules": rules, "origins": given["cors_origin"]}
+    endpoint = given["otlp_endpoint"]
+    spans = None
+    if endpoint:
+        from befit.api.tracing import to_endpoint
+
+        spans = to_endpoint(endpoint)
+    return {"rules": rules, "origins": given["cors_origin"], "spans": spans}

@@ -92,16 +92,16 @@ def command(
         )
         others = loader.others(models[1:])
         with Loading(listener):
-            first = loader.load_first(served_name, click.echo, _import_server)
+            first = loader.load_first(served_name, _say, _import_server)
         from befit.api.app import create_fleet_app
         from befit.api.models.fleet import Fleet
         from befit.api.server import serve
 
         if first.service is not None:
-            click.echo(f"chat template: {first.service.template.source}")
-            click.echo(f"tool calls: {first.service.tools.form.name} ({first.service.tools.why})")
+            _say(f"chat template: {first.service.template.source}")
+            _say(f"tool calls: {first.service.tools.form.name} ({first.service.tools.why})")
         for member in others:
-            click.echo(f"{'loaded too' if preload else 'loaded when it is asked for'}: {member.name}")
+            _say(f"{'loaded too' if preload else 'loaded when it is asked for'}: {member.name}")
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         app = create_fleet_app(Fleet([first, *others], loader, preload=preload), **guard)
@@ -116,5 +116,16 @@ def _import_server() -> None:
     import befit.engine.async_engine  # noqa: F401
 
 
+def _say(text: str) -> None:
+    """Print a line. Where that goes to a disk that is full, the server is worth more than its words."""
+    from befit import disk
+
+    try:
+        click.echo(text)
+    except OSError as error:
+        if error.errno not in disk.FULL:
+            raise
+
+
 def _announce(url: str) -> None:
-    click.echo(f"Serving {url}/v1 (Ctrl-C ends it)")
+    _say(f"Serving {url}/v1 (Ctrl-C ends it)")

@@ -21,7 +21,7 @@ from befit.engine.batch import BatchBuilder, Packed
 from befit.engine.emit import Emitter, Event, Output, wrapped
 from befit.engine.masks import MaskFiller
 from befit.engine.observe import EngineObserver, EngineStats, GuardedObserver
-from befit.engine.outputs import Delta, FinishReason, TokenLogprob
+from befit.engine.outputs import CLOSED_STOP_REASON, Delta, FinishReason, TokenLogprob
 from befit.engine.pooling import Pooling
 from befit.engine.request import Request, Sequence, build_request
 from befit.engine.speculation.draft_model import DraftModel
@@ -162,6 +162,7 @@ class Engine:
             output_tokens_total=self.emitter.output_tokens,
             preemptions_total=scheduler.preemptions,
             loops_total=self.emitter.loops,
+            closed_total=self.emitter.closed,
             steps_total=self._steps,
             drafts_total=self.speculator.drafts,
             drafted_tokens_total=self.speculator.drafted_tokens,
@@ -239,15 +240,18 @@ class Engine:
         tokens: list[int] = result.tokens.tolist()
         status: list[int] = result.status.tolist()
         row = pooled = 0
-        for (sequence, n), n_scores, n_samples, n_pooled in zip(
-            step, packed.scores, packed.samples, packed.pooled, strict=True
+        starts: list[int] = packed.batch.query_start[:-1].tolist()
+        for (sequence, n), start, n_scores, n_samples, n_pooled in zip(
+            step, starts, packed.scores, packed.samples, packed.pooled, strict=True
         ):
             first, row = row, row + n_scores + n_samples
             first_pooled, pooled = pooled, pooled + n_pooled
             drafted, sequence.drafts = len(sequence.drafts), []
             if sequence.ended:  # a sibling earlier in this step took the request down
                 continue
-            if NON_FINITE in status[first : min(row, first + n_scores + 1)]:
+            # What follows the n tokens are drafts, which matter only if they are taken: then their rows say so.
+            spoiled = any(start <= token < start + n for token in result.spoiled)
+            if spoiled or NON_FINITE in status[first : min(row, first + n_scores + 1)]:
                 self._fail(sequence, _non_finite(sequence))
                 continue
             self.scheduler.advance(sequence, n)
@@ -261,7 +265,7 @@ class Engine:
                     rows = range(first + n_scores, row)
                     produced = self._append(sequence, rows, tokens, status, result, now)
                     if drafted:
-                        self.speculator.verified(sequence, drafted, produced - 1)
+                        self.speculator.verified(sequence, drafted, max(produced - 1, 0))
                 elif sequence.computed == sequence.limit:
                     self._end_scored(sequence.request)
             except Exception as error:
@@ -285,6 +289,12 @@ class Engine:
             if row > rows[0]:  # the draft before was right, so it is computed already
                 self.scheduler.advance(sequence, 1)
             token = tokens[row]
+            if sequence.grammar is not None and not self._may_take(sequence, token):
+                if sequence.grammar.closed:
+                    self._end(sequence, "stop", CLOSED_STOP_REASON, delta, now)
+                    return len(delta.token_ids)
+                self.scheduler.again(sequence)
+                break
             if delta.logprobs is not None:
                 delta.logprobs.append(_token_logprob(result, row, token))
             delta.token_ids.append(token)
@@ -292,7 +302,8 @@ class Engine:
             if reason is not None:
                 self._end(sequence, reason, stop_reason, delta, now)
                 return len(delta.token_ids)
-        self._outputs.append((sequence, delta, now))
+        if delta.token_ids:
+            self._outputs.append((sequence, delta, now))
         if status[row] == NON_FINITE:
             self._fail(sequence, _non_finite(sequence))
         return len(delta.token_ids)
@@ -303,11 +314,19 @@ class Engine:
         sequence.tokens.append(token)
         if token in request.end_ids and len(sequence.tokens) - sequence.n_prompt > request.params.min_tokens:
             return "stop", None if token in request.eos_ids else token
-        if sequence.grammar is not None and sequence.grammar.push(token):
-            return "stop", None
+        grammar = sequence.grammar
+        if grammar is not None and grammar.push(token):
+            return "stop", CLOSED_STOP_REASON if grammar.closing else None
         if len(sequence.tokens) >= sequence.limit:
-            return "length", None
+            return ("stop", CLOSED_STOP_REASON) if grammar is not None and grammar.complete else ("length", None)
         return None, None
+
+    def _may_take(self, sequence: Sequence, token: int) -> bool:
+        """Whether a structure can still be completed behind the token. If not, the token is not the output's, and the
+        same position is computed once more, with nothing allowed but the way to the end."""
+        assert sequence.grammar is not None
+        ends = token in sequence.request.end_ids
+        return ends or sequence.grammar.allows(token, sequence.limit - len(sequence.tokens) - 1)
 
     def _preempted(self, sequence: Sequence) -> None:
         self.speculator.preempted(sequence)
@@ -378,6 +397,8 @@ class Engine:
         failed = False
         for sequence, _ in step:
             if sequence.sampler is None and not sequence.ended:
+                if sequence.index == 0:
+                    sequence.request.first_step = time.monotonic()
                 try:
                     sequence.sampler = self.model.backend.new_sampler(sequence.spec, sequence.request.prompt_ids)
                 except Exception as error:

@@ -11,7 +11,7 @@ import logging
 from typing import TypeAlias
 
 from befit.engine.observe import GuardedObserver
-from befit.engine.outputs import LOOP_STOP_REASON, Delta
+from befit.engine.outputs import CLOSED_STOP_REASON, LOOP_STOP_REASON, Delta
 from befit.engine.request import Request, Sequence
 from befit.errors import BefitError, RequestFailed
 
@@ -31,7 +31,7 @@ class Emitter:
 
     def __init__(self, observer: GuardedObserver) -> None:
         self.observer = observer
-        self.prompt_tokens = self.cached_tokens = self.output_tokens = self.loops = 0
+        self.prompt_tokens = self.cached_tokens = self.output_tokens = self.loops = self.closed = 0
 
     def emit(self, outputs: list[Output]) -> tuple[list[Event], list[End]]:
         """The deltas to pass on, and the sequences that the engine does not know to be over."""
@@ -99,6 +99,7 @@ class Emitter:
         if not request.started:
             request.started = True
             delta.cached_tokens = request.cached
+            delta.queue_seconds = max(0.0, request.first_step - request.arrival)
             if delta.finish_reason not in ("abort", "error"):
                 delta.prompt_logprobs = request.prompt_logprobs
                 self.prompt_tokens += len(request.prompt_ids)
@@ -106,6 +107,7 @@ class Emitter:
         events.append((request, delta))
         if delta.finish_reason is not None:
             sequence.finish_reason, sequence.stop_reason = delta.finish_reason, delta.stop_reason
+            self.closed += delta.stop_reason == CLOSED_STOP_REASON
             request.unfinished -= 1
             if request.finished:
                 self.observer.finished(

@@ -13,11 +13,13 @@ import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from befit.backends.base import U32
+from befit.engine.closing import STATES, Closing, WaysOut
 from befit.errors import InvalidRequest, UnsupportedField
 from befit.structure import Structure
 from befit.tokenizer.base import Tokenizer
@@ -54,9 +56,10 @@ class Grammars:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._tree: LLTokenizer | None = None
+        self._ways: WaysOut | None = None
         self._compiling = threading.Lock()
         self._lock = threading.Lock()  # of what follows, and never held for long: the event loop takes it
-        self._compiled: OrderedDict[tuple[str, str], tuple[LLMatcher, list[None]]] = OrderedDict()
+        self._compiled: OrderedDict[tuple[str, str], _Compiled] = OrderedDict()
         self._pool: ThreadPoolExecutor | None = None
 
     def prepare(self, structure: Structure) -> Future[None]:
@@ -68,23 +71,28 @@ class Grammars:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="befit-grammar")
         return self._pool.submit(self._prepare, structure)
 
-    def start(self, structure: Structure) -> Grammar:
-        """The state of a new output. InvalidRequest or UnsupportedField for a structure that cannot be used."""
-        matcher = self._copy(structure)
-        if matcher is None:
-            matcher = self._prepared(structure).deep_copy()
-        return Grammar(matcher, self._vocabulary(), structure, self._tokenizer)
+    def start(self, structure: Structure, *, close: bool = True) -> Grammar:
+        """The state of a new output. InvalidRequest or UnsupportedField for a structure that cannot be used.
 
-    def _copy(self, structure: Structure) -> LLMatcher | None:
+        close: whether the output is led to its end when its tokens run out (see `befit.engine.closing`).
+        """
+        compiled = self._found(structure)
+        if compiled is None:
+            compiled = self._prepared(structure)
+        tree = self._vocabulary()
+        assert self._ways is not None
+        closes = close and compiled.way is not None
+        closing = Closing(self._ways, compiled.way, len(structure.text)) if closes else None
+        return Grammar(compiled.matcher.deep_copy(), tree, structure, self._tokenizer, closing)
+
+    def _found(self, structure: Structure) -> _Compiled | None:
         with self._lock:
             found = self._compiled.get(_key(structure))
-            if found is None:
-                return None
-            matcher, uses = found
-            uses.append(None)
-            if len(uses) >= _USES:
-                del self._compiled[_key(structure)]
-            return matcher.deep_copy()
+            if found is not None:
+                found.uses += 1
+                if found.uses >= _USES:
+                    del self._compiled[_key(structure)]
+            return found
 
     def _prepare(self, structure: Structure) -> None:
         with self._lock:
@@ -93,16 +101,16 @@ class Grammars:
                 return
         self._prepared(structure)
 
-    def _prepared(self, structure: Structure) -> LLMatcher:
+    def _prepared(self, structure: Structure) -> _Compiled:
         with self._compiling:
-            matcher = self._compile(structure)
+            compiled = self._compile(structure)
         with self._lock:
-            self._compiled[_key(structure)] = (matcher, [])
+            self._compiled[_key(structure)] = compiled
             if len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-        return matcher
+        return compiled
 
-    def _compile(self, structure: Structure) -> LLMatcher:
+    def _compile(self, structure: Structure) -> _Compiled:
         from llguidance import LLMatcher, LLParserLimits
 
         tree = self._vocabulary()
@@ -115,7 +123,8 @@ class Grammars:
         if matcher.is_error():
             raise _refusal(structure, matcher.get_error())
         _check_time(structure, time.thread_time() - begin, _COMPILE_SECONDS)
-        return matcher
+        assert self._ways is not None
+        return _Compiled(matcher, self._ways.find(matcher, most=STATES))
 
     def _vocabulary(self) -> LLTokenizer:
         if self._tree is None:
@@ -123,9 +132,21 @@ class Grammars:
 
             if not self._tokenizer.eos_ids:
                 raise UnsupportedField("The model has no end-of-sequence token, so no structure can end its output.")
-            wrapper: Any = TokenizerWrapper(_Words(self._tokenizer, self._vocab_size))
+            words = _Words(self._tokenizer, self._vocab_size)
+            wrapper: Any = TokenizerWrapper(words)
             self._tree = LLTokenizer(wrapper, eos_token=sorted(self._tokenizer.eos_ids))
+            control = set(words.special_token_ids)
+            self._ways = WaysOut(self._tree, [b"" if at in control else text for at, text in enumerate(words.tokens)])
         return self._tree
+
+
+@dataclass(slots=True)
+class _Compiled:
+    """A structure at its beginning, the shortest way found from there to its end, and how often it was used."""
+
+    matcher: LLMatcher
+    way: list[int] | None
+    uses: int = 0
 
 
 class _Words:
@@ -151,6 +172,7 @@ class Grammar:
     __slots__ = (
         "_begun",
         "_bytes",
+        "_closing",
         "_free",
         "_looking",
         "_marker",
@@ -162,7 +184,14 @@ class Grammar:
         "error",
     )
 
-    def __init__(self, matcher: LLMatcher, tree: LLTokenizer, structure: Structure, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        tree: LLTokenizer,
+        structure: Structure,
+        tokenizer: Tokenizer,
+        closing: Closing | None = None,
+    ) -> None:
         self._matcher = matcher
         self._tree = tree
         self._structure = structure
@@ -173,12 +202,34 @@ class Grammar:
         self._free = structure.waits and self._opening is None
         self._tail = b""  # the end of the free text, in which the marker may have begun; all of it while `_looking`
         self._looking = self._begun is not None
+        self._closing = closing
         self.error: Exception | None = None
 
     @property
     def active(self) -> bool:
         """Whether the next token is confined."""
         return not self._free
+
+    @property
+    def closing(self) -> bool:
+        """Whether what comes next is the shortest way to the end, as there are hardly more tokens left than that."""
+        return self._closing is not None and self._closing.begun
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is `closing` and there already."""
+        return self._closing is not None and self._closing.done
+
+    @property
+    def complete(self) -> bool:
+        """Whether the output has the structure, if it ends here because its tokens have run out."""
+        return self._closing is not None and not self._free and self._opening is None and self._matcher.is_accepting()
+
+    def allows(self, token: int, left: int) -> bool:
+        """Whether the token may come now if only `left` may follow it. If not, the output is `closing`."""
+        if self._closing is None or self._free or self.closing or token == self._opening:
+            return True
+        return self._closing.allows(self._matcher, token, left)
 
     def push(self, token: int) -> bool:
         """One more token of the output; True if that completes it. InvalidRequest when a limit was reached."""
@@ -193,6 +244,8 @@ class Grammar:
         if not matcher.consume_token(token) or matcher.is_error():
             self.error = self.error or _refusal(self._structure, matcher.get_error())
             raise self.error
+        if self._closing is not None and self._closing.begun:
+            return self._closing.advance()
         if not matcher.is_stopped():
             return False
         self._free = self._structure.again
@@ -202,6 +255,8 @@ class Grammar:
     def admit(self, drafts: list[int]) -> int:
         """How many of the drafts may be verified in one step. A draft that completes `after` may not: what follows it
         is confined, and not yet known to be."""
+        if self.closing:
+            return 0
         if not self._free:
             return self._matcher.validate_tokens(drafts)
         tail = self._tail
@@ -217,6 +272,10 @@ class Grammar:
         When a limit is reached, `error` is set and the masks are left zero: nothing is allowed. InvalidRequest when
         it took so long that others should not have to wait for it again.
         """
+        if self._closing is not None and self._closing.begun:
+            [following] = self._closing.way[:1]
+            masks[0, following // 32] = np.uint32(1 << following % 32)
+            return
         matcher, done, begin = self._matcher, 0, time.thread_time()
         address, width = masks.ctypes.data, masks.strides[0]
         for at in range(len(masks)):
@@ -249,6 +308,8 @@ class Grammar:
             return
         self._tail = b""
         self._matcher.reset()
+        if self._closing is not None:
+            self._closing.restart()
         # The token may reach beyond the marker. If what it has there does not begin the structure, the output goes on
         # freely: it cannot be taken back.
         beyond = self._tree.tokenize_bytes(rest) if rest else []

@@ -16,7 +16,8 @@ log = logging.getLogger("befit.engine")
 class EngineStats:
     """A snapshot of the engine. The totals only grow; KV pages that are merely kept for reuse count as free.
 
-    loops_total counts outputs that the loop guard ended;
+    loops_total counts outputs that the loop guard ended, closed_total those whose structure was completed because
+    their tokens ran out;
     drafts_total counts how often a step verified drafts of a sequence, drafted_tokens_total and accepted_tokens_total
     the tokens in them and those of them that were right. cpu_seconds is the CPU time of a server's own threads, the
     event loop's and the engine's, less the steps of the backend; None where there is no server or the system does not
@@ -32,6 +33,7 @@ class EngineStats:
     output_tokens_total: int = 0
     preemptions_total: int = 0
     loops_total: int = 0
+    closed_total: int = 0
     steps_total: int = 0
     drafts_total: int = 0
     drafted_tokens_total: int = 0

@@ -12,6 +12,10 @@ LOOP_STOP_REASON = "repetition_detected"
 """`stop_reason` of an output that the loop guard ended, as in vLLM; its finish_reason is "stop", or "length" where that
 leaves a structure incomplete."""
 
+CLOSED_STOP_REASON = "closed_at_limit"
+"""`stop_reason` of an output that was led to the end of its structure because its tokens ran out; its finish_reason is
+"stop": it is complete."""
+
 
 @dataclass(slots=True)
 class TokenLogprob:
@@ -26,7 +30,7 @@ class TokenLogprob:
 @dataclass(slots=True)
 class CompletionOutput:
     """One continuation. stop_reason is the stop string or stop token id that ended it (None for end of sequence),
-    or LOOP_STOP_REASON when the loop guard did.
+    LOOP_STOP_REASON when the loop guard did, or CLOSED_STOP_REASON when its structure was completed in time.
 
     error is set together with finish_reason "error".
     """
@@ -58,7 +62,8 @@ class Delta:
     """What one step added to continuation `index` of a request.
 
     text may be empty while characters are incomplete or held back as a possible stop string; token_ids is always what
-    was generated in the step. prompt_logprobs and cached_tokens come with the first delta of a request. error is set
+    was generated in the step. prompt_logprobs, cached_tokens and queue_seconds (waiting for the first step) come
+    with the first delta of a request. error is set
     together with finish_reason "error". embedding is the pooled vector of a request that asked for one.
     """
 
@@ -70,5 +75,6 @@ class Delta:
     stop_reason: str | int | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None
     cached_tokens: int = 0
+    queue_seconds: float = 0.0
     error: Exception | None = None
     embedding: F32 | None = None

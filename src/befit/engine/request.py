@@ -86,6 +86,7 @@ class Sequence(Task):
 class Request:
     """A validated request. Made by `build_request` in any thread; afterwards the engine's and the emitter's.
 
+    first_step is when the first of its steps began (monotonic seconds);
     running counts the continuations that the engine has not ended, unfinished those that have more to give out.
     """
 
@@ -93,6 +94,7 @@ class Request:
         "arrival",
         "end_ids",
         "eos_ids",
+        "first_step",
         "id",
         "logprobs",
         "params",
@@ -123,7 +125,7 @@ class Request:
         self.priority = priority
         self.root = root
         self.pooling = pooling
-        self.arrival = time.monotonic()
+        self.arrival = self.first_step = time.monotonic()
         self.eos_ids: frozenset[int] = frozenset()
         self.end_ids: frozenset[int] = frozenset()
         self.logprobs = -1 if params.logprobs is None else params.logprobs
@@ -210,7 +212,9 @@ def build_request(
         sequence = Sequence(request, number, spec, text, limit)
         sequence.guard = LoopGuard(model.tokenizer) if guarded else None
         if params.structure is not None:
-            sequence.grammar = model.grammars.start(params.structure)
+            # One token at a time is allowed while a structure is closed: rules that may forbid it come first.
+            close = params.close_at_limit and not (params.bad_words or params.allowed_token_ids or params.min_tokens)
+            sequence.grammar = model.grammars.start(params.structure, close=close)
         request.sequences.append(sequence)
     return request
 

@@ -17,7 +17,7 @@ from befit.config import EngineConfig, EngineOptions
 from befit.errors import ConfigError, DoesNotFit
 from befit.plan import fit
 from befit.plan.fit import Budget, Wish
-from befit.plan.machine import Machine, limited, parse_size, reserve_of, these_cards, this_cpu
+from befit.plan.machine import Machine, given_memory, limited, parse_size, reserve_of, these_cards, this_cpu
 from befit.plan.memory import Model
 from befit.plan.split import halves, most_layers
 
@@ -196,7 +196,9 @@ def _machine(options: EngineOptions, root: Path, backend: str) -> Machine:
             )
     if options.memory is None:
         return machine
-    return limited(machine, parse_size(str(options.memory)))
+    if machine.kind == "gpu":
+        return limited(machine, parse_size(str(options.memory)))
+    return limited(machine, given_memory(options.memory, root))
 
 
 def _ctx(options: EngineOptions, model: Model) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any, Self
 
+from befit import disk
 from befit.errors import ConfigError
 
 EVERY_SECONDS = 2.0
@@ -44,15 +44,13 @@ class Journal:
             self.save()
 
     def save(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all. Raises DoesNotFit when the disk is full."""
         self._written = time.monotonic()
         if self.path is None:
             return
         items = dict(sorted(self.items.items(), key=lambda item: _order(item[0])))
         report = {"settings": self.settings, "summary": self.summary, "items": items}
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, self.path)
+        disk.write_whole(self.path, json.dumps(report, indent=1) + "\n")
 
 
 def read_report(path: Path) -> dict[str, Any]:

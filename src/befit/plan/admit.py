@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from befit.config import EngineOptions
 from befit.errors import DoesNotFit, UnsupportedModel
 from befit.plan import fit, source
-from befit.plan.machine import limited, parse_size, this_cpu
+from befit.plan.machine import given_memory, limited, this_cpu
 
 if TYPE_CHECKING:
     from befit.store.hub_fetch import Wanted
@@ -31,7 +31,7 @@ def check(wanted: Wanted, options: EngineOptions = DEFAULTS) -> None:
         )
     computer = this_cpu(measure=False)
     if options.memory is not None:
-        computer = limited(computer, parse_size(str(options.memory)))
+        computer = limited(computer, given_memory(options.memory))
     wish = fit.Wish(ctx=options.ctx or model.program.max_context, kv_dtype=options.kv_dtype or "f16")
     wish = wish if options.ctx else fit.choose_ctx(model, computer, wish)
     plan = fit.make(model, computer, wish)

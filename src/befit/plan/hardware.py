@@ -1,7 +1,8 @@
 """What this process may use of the machine: physical cores and memory, within CPU affinity and cgroup limits.
 
-Sources: sysfs `cpu/*/topology`, `/proc/meminfo`, and the cgroup files of Linux (v2 `cpu.max`, `memory.max`; v1
-`cpu.cfs_quota_us`, `memory.limit_in_bytes`). `root` is where /proc and /sys are looked for; tests point it elsewhere.
+Sources: sysfs `cpu/*/topology`, `/proc/meminfo`, and the cgroup files of Linux (v2 `cpu.max`, `memory.max`,
+`memory.high`; v1 `cpu.cfs_quota_us`, `memory.limit_in_bytes`). `root` is where /proc and /sys are looked for; tests
+point it elsewhere.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _ROOT = Path("/")
-_MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")  # of cgroups v2 and v1
+_MEMORY_LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")
+"""Of cgroups v2, whose second one does not end a process but slows it to a crawl, and v1."""
 
 
 def physical_cores(root: Path = _ROOT, cpus: set[int] | None = None) -> int:
@@ -50,12 +52,12 @@ def available_memory(root: Path = _ROOT) -> int:
     available = _field(_read(root / "proc/meminfo"), "MemAvailable:") * 1024
     for folder in _cgroups(root, "memory"):
         v2 = (folder / "memory.max").exists()
-        limit = _read(folder / ("memory.max" if v2 else "memory.limit_in_bytes"))
+        limits = [int(text) for name in _MEMORY_LIMITS if _is_number(text := _read(folder / name))]
         used = _read(folder / ("memory.current" if v2 else "memory.usage_in_bytes"))
-        if _is_number(limit) and _is_number(used):
+        if limits and _is_number(used):
             # Pages of files that nobody used lately count as used but make room at once.
             droppable = _field(_read(folder / "memory.stat"), "inactive_file" if v2 else "total_inactive_file")
-            available = min(available, max(0, int(limit) - int(used) + droppable))
+            available = min(available, max(0, min(limits) - int(used) + droppable))
     return available
 
 

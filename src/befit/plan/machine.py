@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from befit.errors import ConfigError
-from befit.plan.hardware import available_memory, physical_cores
+from befit.plan.hardware import available_memory, memory_limit, physical_cores, total_memory
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _PROBE_BYTES = 256 << 20
@@ -123,6 +123,21 @@ def limited(machine: Machine, available: int) -> Machine:
     reserve = reserve_of(available) if machine.kind == "cpu" or machine.reserve else 0
     source = machine.source.replace("memory free now", "memory as given")
     return replace(machine, available=available, reserve=reserve, source=source)
+
+
+def given_memory(size: int | str, root: Path = Path("/")) -> int:
+    """Bytes that befit was told to take. Raises ConfigError for what is no size, and for more than this process is ever
+    granted: it would be ended by the system once it is used."""
+    given = parse_size(str(size))
+    limit, total = memory_limit(root), total_memory(root)
+    most = total if limit is None else limit
+    if given > most > 0:
+        holder = "the machine has" if limit is None else "the process's cgroup grants"
+        raise ConfigError(
+            f"memory is {given:,} bytes and {holder} {most:,}; set --memory to at most {most // 2**20} MiB, or leave "
+            "it out: befit then takes what is free."
+        )
+    return given
 
 
 def reserve_of(available: int) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import befit
-from befit import models, tokenizer
+from befit import disk, models, tokenizer
 from befit.errors import ConfigError, DoesNotFit
 from befit.models.program import Program
 from befit.prepared import metadata as codec
@@ -86,8 +86,13 @@ def build_from(
     sections, total = plan(program, formats)
     small = _small_files(file, program, sections)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _check_space(target.parent, total + sum(map(len, small.values())))
-    with workshop(target) as work, ThreadPoolExecutor(1, thread_name_prefix="befit-hash") as pool:
+    needed = total + sum(map(len, small.values()))
+    _check_space(target.parent, needed)
+    with (
+        disk.room(f"The built folder {target.name}", target.parent, needed),
+        workshop(target) as work,
+        ThreadPoolExecutor(1, thread_name_prefix="befit-hash") as pool,
+    ):
         hashing = pool.submit(lambda: tuple(describe_source(path.absolute()) for path in file.paths))
         facts = {key: _write(work / key, [data], None) for key, data in small.items()}
         pieces = _weights(file, sections, total, threads)
@@ -177,8 +182,8 @@ def _check_space(parent: Path, needed: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise DoesNotFit(
-            f"The built folder takes {needed / 1e6:,.0f} MB and {parent} has {free / 1e6:,.0f} MB free. Make room, or "
-            "name a folder on another disk with -o."
+            f"The built folder takes {needed / 1e6:,.0f} MB and {parent} has {free / 1e6:,.0f} MB free "
+            f"({needed:,} and {free:,} bytes). Make room, or name a folder on another disk with -o."
         )
 
 

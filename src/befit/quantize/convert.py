@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from befit import models, tokenizer
+from befit import disk, models, tokenizer
 from befit.errors import ConfigError, DoesNotFit
 from befit.models.program import Linear, Program
 from befit.plan.hardware import available_memory
@@ -220,10 +220,14 @@ def _write_file(
     free = shutil.disk_usage(target.parent).free
     if free < total:
         raise DoesNotFit(
-            f"{target.name} takes {total / 1e6:,.0f} MB and {target.parent} has {free / 1e6:,.0f} MB free. "
-            "Make room, or name a file on another disk."
+            f"{target.name} takes {total / 1e6:,.0f} MB and {target.parent} has {free / 1e6:,.0f} MB free "
+            f"({total:,} and {free:,} bytes). Make room, or name a file on another disk."
         )
-    with workshop(target) as work, bar(f"Quantising {name}", total, progress) as show:
+    with (
+        disk.room(target.name, target.parent, total),
+        workshop(target) as work,
+        bar(f"Quantising {name}", total, progress) as show,
+    ):
         path = work / target.name
         write_gguf(path, metadata, tensors, show)
         if not force and os.path.lexists(target):

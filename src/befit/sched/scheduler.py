@@ -153,6 +153,11 @@ class Scheduler(Generic[T]):
             for i in range(before // self.block_size, full):
                 self.index.publish(task.pages[i], task.names[i])
 
+    def again(self, task: T) -> None:
+        """The last known token of a running task is computed once more, to the same keys and values: what was sampled
+        behind it does not count."""
+        task.computed = len(task.tokens) - 1
+
     def remove(self, task: T, *, suspect: bool = False) -> None:
         """The task ended, for whatever reason: its pages are free at once. Suspect: nobody may reuse their content."""
         if task.slot >= 0:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from befit import disk
 from befit.errors import ConfigError, DoesNotFit, ModelNotFound
 from befit.store import catalogue, choice, hub_cache, inventory, layout, lookup, names, repository
 from befit.store.layout import Manifest
@@ -65,7 +66,7 @@ def store_files(
     main: the file to open, empty where that is the folder. source: where it is from, for people. link: share the files
     where the disk can do that; else they are copied. The others are those of `copy`.
     """
-    with alone(layout.lock(name), lambda: None):
+    with disk.room(name, layout.home()), alone(layout.lock(name), lambda: None):
         if name in layout.stored_names() and not replace:
             raise ConfigError(f"{name} is stored already; remove it first with: befit rm {name}")
         work = layout.partial() / f"{layout.slug(name)}.{os.getpid()}.d"
@@ -130,12 +131,14 @@ def _put(origin: Path, target: Path, *, link: bool) -> None:
     size, free = real.stat().st_size, shutil.disk_usage(target.parent).free
     if free < size:
         raise DoesNotFit(
-            f"copying {origin} takes {size / 1e6:,.0f} MB of disk and {layout.home()} has {free / 1e6:,.0f} MB free. "
-            "Make room (befit du shows what models take), or set BEFIT_HOME to a folder on another disk."
+            f"copying {origin} takes {size / 1e6:,.0f} MB of disk and {layout.home()} has {free / 1e6:,.0f} MB free "
+            f"({size:,} and {free:,} bytes). Make room (befit du shows what models take), or set BEFIT_HOME to "
+            "a folder on another disk."
         )
-    shutil.copyfile(real, target)
-    with open(target, "rb+") as out:
-        os.fsync(out.fileno())
+    with disk.room(f"The copy of {origin}", layout.home(), size):
+        shutil.copyfile(real, target)
+        with open(target, "rb+") as out:
+            os.fsync(out.fileno())
 
 
 def _known_digest(source: str, path: Path) -> str:

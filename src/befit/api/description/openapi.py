@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from befit.api.anthropic.types import CountRequest, MessagesRequest
+from befit.api.description.answers import answer
 from befit.api.description.examples import BODIES as EXAMPLES
 from befit.api.description.examples import DELETED, FURTHER, curl
 from befit.api.description.shapes import ERRORS, error_schema
@@ -88,6 +89,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     responses.pop("422", None)
+    responses["200"] = answer(method, path)
     error = {"$ref": _REFERENCE.format(model=error_schema(operation.get("tags", [])))}
     responses["default"] = {"description": "What was wrong", "content": {"application/json": {"schema": error}}}
     if not is_open(method.upper(), path):

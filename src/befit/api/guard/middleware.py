@@ -16,6 +16,7 @@ from befit.api.guard.limits import Account, Limits
 from befit.api.middleware import request_id
 from befit.api.problem import Problem
 from befit.api.shapes import error_answer
+from befit.api.tracing import incoming_trace
 from befit.errors import AuthenticationError
 
 log = logging.getLogger("befit.access")
@@ -118,10 +119,12 @@ class Guard:
         finally:
             client = (scope.get("client") or ("-",))[0]
             path = scope["path"][:200].encode("ascii", "backslashreplace").decode()
+            trace = incoming_trace(scope["headers"])
             milliseconds = (time.monotonic() - began) * 1e3
             log.info(
-                "%s %s %s %s %d %d bytes %.1f ms key %s",
+                "%s %s %s %s %d %d bytes %.1f ms key %s%s",
                 request_id.get(), client, scope["method"], path, status, sent, milliseconds, name,
+                f" trace {trace}" if trace else "",
             )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from befit.api.openai.fields import ignored_header
 from befit.api.openai.request_body import parse
 from befit.api.service import Service
 from befit.api.stream import EventStream
-from befit.engine.outputs import LOOP_STOP_REASON, Delta
+from befit.engine.outputs import CLOSED_STOP_REASON, LOOP_STOP_REASON, Delta
 from befit.sampling import SamplingParams
 
 _RESERVED = 256
@@ -138,7 +138,7 @@ class Answer:
         return text
 
     def _finish(self, delta: Delta) -> None:
-        if delta.finish_reason == "length" or delta.stop_reason == LOOP_STOP_REASON:
+        if delta.finish_reason == "length" or delta.stop_reason in (LOOP_STOP_REASON, CLOSED_STOP_REASON):
             self.stop_type = "limit"
         elif isinstance(delta.stop_reason, str):
             self.stop_type, self.stopping_word = "word", delta.stop_reason

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from befit import store
+from befit import disk, store
 from befit.errors import ConfigError, InvalidRequest, ModelNotFound
 
 if TYPE_CHECKING:
@@ -148,7 +148,13 @@ class Library:
 
     def make(self, recipe: Recipe, say: Callable[[str], None]) -> Path:
         """Make and store a model. `say` gets what is being done. Raises ModelNotFound, InvalidRequest, and what reading
-        and quantising a model raise."""
+        and quantising a model raise; DoesNotFit for lack of disk."""
+        from befit.store import layout
+
+        with disk.room(recipe.name, layout.home()):
+            return self._make(recipe, say)
+
+    def _make(self, recipe: Recipe, say: Callable[[str], None]) -> Path:
         from befit.store import layout
 
         say("reading model metadata")
@@ -231,13 +237,13 @@ class Upload:
         self.target = target
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, self._path = tempfile.mkstemp(dir=target.parent, suffix=".incomplete")
-        self._file = open(descriptor, "wb")  # noqa: SIM115 - open over many calls
+        self._file = open(descriptor, "wb", buffering=0)  # noqa: SIM115 - open over many calls
         self._digest = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
         """Append bytes. Raises OSError, as where the disk is full."""
         self._digest.update(data)
-        self._file.write(data)
+        disk.write_all(self._file.fileno(), data)
 
     def finish(self) -> None:
         """All has come. Raises InvalidRequest if it is not what its digest says."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import re
 import threading
 import time
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from befit import disk
 from befit.api.answers import dumps, json_response
 from befit.api.body import read_body
 from befit.api.generation import ClientGoneError, while_connected
@@ -92,8 +95,13 @@ async def has_blob(fleet: Fleet, digest: str) -> Response:
 async def put_blob(fleet: Fleet, digest: str, http: Request) -> Response:
     """`POST /api/blobs/DIGEST`: the body is a file, of any size, that goes to the disk as it comes."""
     target = _library(fleet).blob(digest)
-    upload = await asyncio.to_thread(Upload, target)
+    length = http.headers.get("content-length", "")
+    needed = int(length) if length.isdecimal() else None
+    upload: Upload | None = None
     try:
+        if needed is not None and needed > disk.free(target.parent):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        upload = await asyncio.to_thread(Upload, target)
         async for chunk in http.stream():
             await asyncio.to_thread(upload.write, chunk)
         await asyncio.to_thread(upload.finish)
@@ -101,10 +109,12 @@ async def put_blob(fleet: Fleet, digest: str, http: Request) -> Response:
         raise ClientGoneError from None
     except OSError as error:
         raise DoesNotFit(
-            f"The upload cannot be stored in {target.parent} ({error.strerror}); make room there and send it again."
+            f"The upload cannot be stored in {target.parent} ({error.strerror}): {disk.amounts(needed, target)}. Make "
+            "room there and send it again."
         ) from error
     finally:
-        upload.close()
+        if upload is not None:
+            upload.close()
     return Response(status_code=201)
 
 

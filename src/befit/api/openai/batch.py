@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import IO, Any
 
 from starlette.types import ASGIApp, Message, Scope
 
+from befit import disk
 from befit.errors import ConfigError, EngineDead
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
@@ -57,8 +59,8 @@ async def run_batch(
 ) -> Totals:
     """Answer every line of `source` that `target` has no line for yet, `at_once` at a time.
 
-    Raises ConfigError when a file cannot be used, and EngineDead when nothing can be answered any more; what was
-    answered by then is in `target`.
+    Raises ConfigError when a file cannot be used, DoesNotFit when the disk is full, and EngineDead when nothing can be
+    answered any more; what was answered by then is in `target`, in whole lines.
     """
     if target.exists() and source.samefile(target):
         raise ConfigError(f"{target} is the input; name another file for the output.")
@@ -72,8 +74,7 @@ async def run_batch(
         async def work() -> None:
             for line in lines:  # shared: each line goes to one worker
                 answer, good = await _answer(app, line)
-                output.write(json.dumps(answer) + "\n")
-                output.flush()
+                _append(output, target, f"{json.dumps(answer)}\n".encode())
                 totals.answered += good
                 totals.failed += not good
                 on_done(totals)
@@ -200,9 +201,20 @@ async def _post(app: ASGIApp, url: str, body: dict[str, Any]) -> tuple[int, str,
     return status, request_id, answer
 
 
-def _open(target: Path) -> IO[str]:
+def _append(output: IO[bytes], target: Path, line: bytes) -> None:
+    """Write a line, or nothing of it."""
+    whole = os.fstat(output.fileno()).st_size
+    try:
+        with disk.room(f"A line of {target.name}", target.parent, len(line)):
+            disk.write_all(output.fileno(), line)
+    except BaseException:
+        os.ftruncate(output.fileno(), whole)
+        raise
+
+
+def _open(target: Path) -> IO[bytes]:
     """The output, to read and append; locked, since two runs would answer everything twice."""
-    output = target.open("a+", encoding="utf-8", errors="replace")
+    output = target.open("ab+")  # only read through its buffer
     try:
         fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -211,16 +223,16 @@ def _open(target: Path) -> IO[str]:
     return output
 
 
-def _done(output: IO[str], target: Path) -> set[str | int]:
+def _done(output: IO[bytes], target: Path) -> set[str | int]:
     """What an earlier run has done; half a line at the end, of a run that was killed, is cut off."""
     output.seek(0)
     done: set[str | int] = set()
     whole = 0
-    for number, text in enumerate(iter(output.readline, ""), 1):
-        if not text.endswith("\n"):
+    for number, text in enumerate(iter(output.readline, b""), 1):
+        if not text.endswith(b"\n"):
             output.truncate(whole)
             break
-        whole = output.tell()
+        whole += len(text)
         try:
             entry = json.loads(text)
             custom_id = entry["custom_id"]
@@ -229,5 +241,4 @@ def _done(output: IO[str], target: Path) -> set[str | int]:
             raise ConfigError(
                 f"Line {number} of {target} is not an answer of a batch; name another file for the output."
             ) from None
-    output.seek(0, 2)
     return done

@@ -160,6 +160,7 @@ class GenerationRequest(RequestBody):
             "logprobs": logprobs,
             "prompt_logprobs": prompt_logprobs,
             "structure": self.structure(),
+            "close_at_limit": (self.structured_outputs or {}).get("close_at_limit"),
         }
         wanted = {name: value for name, value in given.items() if value is not None}
         return SamplingParams(**{**(recommended or {}), **wanted})

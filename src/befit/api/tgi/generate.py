@@ -20,7 +20,7 @@ from befit.api.stream import EventStream
 from befit.api.tgi.errors import error_event
 from befit.api.tgi.tokens import TokenWriter
 from befit.api.tgi.types import GenerateRequest
-from befit.engine.outputs import LOOP_STOP_REASON, CompletionOutput, Delta
+from befit.engine.outputs import CLOSED_STOP_REASON, LOOP_STOP_REASON, CompletionOutput, Delta
 
 
 async def generate(fleet: Fleet, http: Request, request: GenerateRequest, *, listed: bool = False) -> Response:
@@ -153,4 +153,4 @@ def _reason(reason: str | None, stop: str | int | None) -> str:
     """TGI's finish reason. An output that the loop guard ended was as long as it may be."""
     if reason == "length" or stop == LOOP_STOP_REASON:
         return "length"
-    return "stop_sequence" if isinstance(stop, str) else "eos_token"
+    return "stop_sequence" if isinstance(stop, str) and stop != CLOSED_STOP_REASON else "eos_token"

@@ -125,7 +125,7 @@ class Model:
         logprobs: Ints,
         drafts: Ints,
         hidden: Ints,
-    ) -> tuple[Ints, Bytes, Floats, Ints, list[list[tuple[int, float]]], Floats | None]: ...
+    ) -> tuple[Ints, Bytes, Floats, Ints, list[list[tuple[int, float]]], Floats | None, list[int]]: ...
     def step_masked(
         self,
         samplers: Sequence[Sampler | None],
@@ -143,7 +143,7 @@ class Model:
         index: Ints,
         bits: Words,
         ready: Gate,
-    ) -> tuple[Ints, Bytes, Floats, Ints, list[list[tuple[int, float]]], Floats | None]: ...
+    ) -> tuple[Ints, Bytes, Floats, Ints, list[list[tuple[int, float]]], Floats | None, list[int]]: ...
     def logits(
         self,
         tokens: Ints,

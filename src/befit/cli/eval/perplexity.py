@@ -40,7 +40,7 @@ def command(file: Path, model: str, backend: Any, window: int, threads: int | No
     import json
     from dataclasses import asdict
 
-    from befit import store
+    from befit import disk, store
     from befit.errors import ConfigError
     from befit.eval.perplexity import measure
     from befit.plan.hardware import physical_cores
@@ -63,4 +63,4 @@ def command(file: Path, model: str, backend: Any, window: int, threads: int | No
     click.echo(f"perplexity {found.perplexity:.4f} over {found.scored:,} tokens in {found.windows} windows ({backend})")
     if json_file is not None:
         settings = {"model": model, "backend": backend, "window": window, "text": hashlib.sha256(data).hexdigest()}
-        json_file.write_text(json.dumps({"settings": settings, "summary": asdict(found)}, indent=1) + "\n")
+        disk.write_whole(json_file, json.dumps({"settings": settings, "summary": asdict(found)}, indent=1) + "\n")

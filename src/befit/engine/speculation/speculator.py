@@ -51,8 +51,8 @@ class Speculator:
 
     def prepare(self, step: abc.Sequence[tuple[Sequence, int]]) -> None:
         """Set `drafts` of the step's sequences, granted by the scheduler."""
-        decoding = [sequence for sequence, _ in step if not sequence.catching_up]
-        self._only_decodes = len(decoding) == len(step)
+        decoding = [sequence for sequence, _ in step if not sequence.catching_up and not _closing(sequence)]
+        self._only_decodes = not any(sequence.catching_up for sequence, _ in step)
         if not decoding or len(step) > MOST_SEQUENCES:
             return
         tokens = sum(n for _, n in step)
@@ -151,6 +151,11 @@ class Speculator:
         logger.warning("%s failed and is off from now on; requests go on without it.", what, exc_info=True)
         for sequence in decoding:
             sequence.drafts = []
+
+
+def _closing(sequence: Sequence) -> bool:
+    """Whether there is nothing left to guess: all that follows is decided."""
+    return sequence.grammar is not None and sequence.grammar.closing
 
 
 def _guesses(sequence: Sequence) -> Guesses:
