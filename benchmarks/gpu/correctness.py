@@ -10,10 +10,13 @@ import torch
 from shapes import SHAPES, program_of
 
 from befit.backends.base import StepBatch
+from befit.backends.cuda import ops
 from befit.backends.cuda.backend import CudaBackend
-from befit.backends.cuda.choices import Choices, first, for_quantised
+from befit.backends.cuda.choices import Choices, first, for_fp8, for_quantised
 from befit.backends.cuda.device import Target
-from befit.backends.cuda.dummy import dummy_matrix
+from befit.backends.cuda.dummy import dummy_fp8, dummy_matrix
+from befit.backends.cuda.fp8 import Fp8Matrix
+from befit.backends.cuda.kv import KVPool
 from befit.backends.cuda.weights import DTYPES
 from befit.weights.tensor import DenseTensor
 
@@ -105,4 +108,79 @@ def of_kernels(target: Target) -> dict[str, Any]:
             error = float((got - exact).norm() / exact.norm())
             name = first(for_quantised(target, tokens)).name
             out[f"{form} x {tokens}"] = {"code": name, "error": error, "right": error < BOUNDS[target.compute]}
+    rows = dummy_fp8((1024, 1024), device, generator)
+    blocks = Fp8Matrix(rows.shape, 128, 128, rows.bits, rows.scale[:8].repeat(1, 8))
+    for kind, matrix in (("row", rows), ("block", blocks)):
+        for tokens in (1, 3, 16, 64, 100):
+            x = torch.randn((tokens, 1024), generator=generator, device=device, dtype=dtype)
+            exact = x.double() @ matrix.rows(slice(None)).double().T
+            error = float((choices.linear(x, matrix, None).double() - exact).norm() / exact.norm())
+            name = first(for_fp8(target, tokens, matrix)).name
+            right = error < (0.05 if name == "scaled_mm" else BOUNDS[target.compute])
+            out[f"fp8, a scale a {kind} x {tokens}"] = {"code": name, "error": error, "right": right}
     return out
+
+
+def of_kv(target: Target) -> dict[str, Any]:
+    """Writing keys and values and attending to them, by kind of KV cache: relative error beside plain torch in float32
+    over what the pages hold."""
+    device, dtype = torch.device(target.device), DTYPES[target.compute]
+    generator = torch.Generator(device).manual_seed(2)
+    choices = Choices(target)
+    program, _ = program_of("tiny")
+    op = next(program.attentions())
+    out: dict[str, Any] = {}
+    for kind in ("f16", "int8", "fp8"):
+        layer = KVPool(program, 64, 16, kind, device, centers={}, target=target).pages[op.layer]
+        n, context = 4, 250
+
+        def random(heads: int, tokens: int) -> torch.Tensor:
+            return torch.randn((tokens, heads, op.head_dim), generator=generator, device=device, dtype=dtype)
+
+        tables = torch.randperm(64, generator=generator, device=device).to(torch.int32).view(n, 16)
+        at = torch.arange(context, device=device)
+        for s in range(n):
+            slots = (tables[s, at // 16] * 16 + at % 16).to(torch.int32)
+            k, v = random(op.n_kv_heads, context), random(op.n_kv_heads, context)
+            choices.rope_and_write(random(op.n_heads, context), k, v, None, False, layer, slots)
+        q, lengths = random(op.n_heads, n), torch.full((n,), context, dtype=torch.int32, device=device)
+        exact = ops.attend_one(q.float(), layer, tables, lengths, op.scale, None)
+        got = choices.attend_one(q, layer, tables, lengths, op.scale, None).float()
+        error = float((got - exact).norm() / exact.norm())
+        held = layer.v.sequence(tables[n - 1], context, torch.float32)
+        kept = float((held - v.float()).norm() / v.float().norm())
+        right = error < BOUNDS[target.compute] and kept < {"f16": 1e-3, "int8": 0.01, "fp8": 0.04}[kind]
+        out[f"attention over {kind}"] = {"error": error, "rounding": kept, "right": right}
+    return out
+
+
+def host_weights(shape: str) -> tuple[Any, dict[str, DenseTensor]]:
+    """A program and random float16 weights for it in the computer's memory, one after the other from a small pool."""
+    program, shapes = program_of(shape)
+    pool = np.random.default_rng(0).standard_normal(1_000_003).astype(np.float16)
+    tensors = {}
+    for name in program.weight_names():
+        size = shapes[name]
+        data = np.resize(pool, size) * np.float16(size[-1] ** -0.5) if len(size) == 2 else np.ones(size, np.float16)
+        tensors[name] = DenseTensor(name, size, "f16", data)
+    return program, tensors
+
+
+def of_split(target: Target) -> dict[str, Any]:
+    """Relative error of logits with one of two layers on the device, the other native, beside both on the device."""
+    if importlib.util.find_spec("befit.backends.native._native") is None:
+        return {"skipped": "the native backend is not built"}
+    from befit import backends
+
+    program, tensors = host_weights("tiny")
+    sizes = {"n_blocks": 8, "max_tokens": 64, "max_rows": 64, "threads": 2, "kv_dtype": "f16"}
+    tokens = [int(t) for t in np.random.default_rng(0).integers(0, program.vocab_size, 48)]
+    logits = []
+    for layers in (None, 1):
+        backend = backends.create("cuda", program, tensors, card_layers=layers, **sizes)
+        parts = [backend.logits(batch_of(tokens[:40], 0))]
+        parts += [backend.logits(batch_of([token], 40 + i)) for i, token in enumerate(tokens[40:])]
+        logits.append(np.concatenate(parts))
+        backend.close()
+    error = float(np.linalg.norm(logits[1] - logits[0]) / np.linalg.norm(logits[0]))
+    return {"error": error, "right": error < max(0.01, BOUNDS[target.compute])}

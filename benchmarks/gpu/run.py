@@ -22,10 +22,12 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "src")]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="1b,7b", help="of shapes.py, for decoding")
-    parser.add_argument("--weights", default="dense,q8_0,q4_0,q4_k", help="dense, or formats of GGUF")
+    parser.add_argument("--weights", default="dense,fp8,q8_0,q4_0,q4_k", help="dense, fp8, or formats of GGUF")
     parser.add_argument("--load-format", choices=["dummy"], default="dummy")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--kv-dtypes", default="f16,int8,fp8", help="decoded with --kv-context tokens each")
+    parser.add_argument("--kv-context", type=int, default=8000, help="so many that the KV cache counts")
     parser.add_argument("--throughput", default="8b", help="the shape for many requests; '' for none")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--seqs", type=int, default=256)
@@ -35,6 +37,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.device == "cpu":
         os.environ.setdefault("TRITON_INTERPRET", "0")
+    os.environ["BEFIT_CUDA_DEVICE"] = args.device
 
     import correctness
     import speed
@@ -58,8 +61,9 @@ def main() -> int:
     }
     print(json.dumps(report, indent=1))
     report["transformers"] = correctness.against_transformers(target)
-    report["kernels"] = correctness.of_kernels(target)
-    print(json.dumps({key: report[key] for key in ("transformers", "kernels")}, indent=1))
+    report["kernels"] = correctness.of_kernels(target) | correctness.of_kv(target)
+    report["split"] = correctness.of_split(target)
+    print(json.dumps({key: report[key] for key in ("transformers", "kernels", "split")}, indent=1))
     bandwidth = report["copy_bytes_per_s"] = speed.copy_bandwidth(target)
     print(f"copy: {bandwidth / 1e9:.0f} GB/s")
     report["decode"], report["failed"] = [], []
@@ -83,6 +87,20 @@ def main() -> int:
             if facts:
                 report["decode"].append(facts)
                 print(f"{what}: {facts['tokens_per_s']:.1f} tokens/s, {facts['roof_share']:.1%} of the memory roof")
+    for kind in filter(None, args.kv_dtypes.split(",")):
+        shape = args.shapes.split(",")[0]
+        what = f"decode {shape} with a KV cache of {kind}"
+        options = {"context": 64 if args.quick else args.kv_context, "steps": steps, "kv_dtype": kind}
+        facts = measured(what, lambda s=shape, o=options: speed.decode(s, None, target, bandwidth, **o))
+        if facts:
+            report["decode"].append(facts)
+            print(f"{what}: {facts['tokens_per_s']:.1f} tokens/s, {facts['roof_share']:.1%} of the memory roof")
+    if "right" in report["split"]:
+        shape = args.shapes.split(",")[0]
+        facts = measured("split", lambda: speed.split(shape, target, steps=min(steps, 40)))
+        if facts:
+            report["decode"].append(facts)
+            print(f"decode {shape}, half of the layers on the CPU: {facts['tokens_per_s']:.1f} tokens/s")
     if args.throughput:
         few = {"requests": 6, "seqs": 4, "kv_tokens": 4096, "mean": (20, 6)}
         many = {"requests": args.requests, "seqs": args.seqs, "kv_tokens": args.kv_tokens, "mean": (220, 200)}
@@ -94,6 +112,7 @@ def main() -> int:
     if args.out:
         args.out.write_text(json.dumps(report, indent=1) + "\n")
     checks = [*report["kernels"].values(), *(v for v in report["transformers"].values() if isinstance(v, dict))]
+    checks += [report["split"]] if "right" in report["split"] else []
     return 0 if all(check["right"] for check in checks) and not report["failed"] else 1
 
 

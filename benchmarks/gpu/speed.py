@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from correctness import batch_of, host_weights
 from shapes import program_of
 
+from befit import backends
 from befit.backends.base import SamplerSpec, StepBatch
 from befit.backends.cuda.backend import CudaBackend
 from befit.backends.cuda.device import Target
@@ -20,6 +22,7 @@ from befit.backends.cuda.weights import DTYPES
 from befit.config import EngineConfig
 from befit.engine.core import Engine
 from befit.engine.load import LoadedModel
+from befit.plan.hardware import physical_cores
 from befit.sampling import SamplingParams
 
 
@@ -64,19 +67,27 @@ def copy_bandwidth(target: Target) -> float:
 
 
 def open_backend(
-    shape: str, form: str | None, target: Target, *, n_blocks: int, max_tokens: int, max_rows: int
+    shape: str,
+    form: str | None,
+    target: Target,
+    *,
+    n_blocks: int,
+    max_tokens: int,
+    max_rows: int,
+    kv_dtype: str = "f16",
 ) -> tuple[CudaBackend, dict[str, Any]]:
     """A backend with weights made on the device, and what that took."""
     program, shapes = program_of(shape)
     begin = time.perf_counter()
     weights = dummy_weights(program, shapes, torch.device(target.device), DTYPES[target.compute], form=form)
     options = {"block_size": 16, "n_blocks": n_blocks, "max_tokens": max_tokens, "max_rows": max_rows}
-    backend = CudaBackend(program, {}, target=target, weights=weights, kv_dtype="f16", **options)
+    backend = CudaBackend(program, {}, target=target, weights=weights, kv_dtype=kv_dtype, **options)
     wait(target)
     activations = step_bytes(program, shapes, max_tokens, max_rows, n_blocks * 16)
     return backend, {
         "shape": shape,
         "weights": form or target.compute,
+        "kv_dtype": kv_dtype,
         "weight_bytes": backend.weight_bytes,
         "kv_bytes": backend.kv_bytes,
         "predicted_bytes": backend.weight_bytes + backend.kv_bytes + activations,
@@ -85,11 +96,21 @@ def open_backend(
 
 
 def decode(
-    shape: str, form: str | None, target: Target, bandwidth: float, *, context: int, steps: int
+    shape: str,
+    form: str | None,
+    target: Target,
+    bandwidth: float,
+    *,
+    context: int,
+    steps: int,
+    kv_dtype: str = "f16",
 ) -> dict[str, Any]:
     """One greedy sequence from a context of so many tokens on: the median step, and its share of the memory roof."""
     pages = -(-(context + steps) // 16)
-    backend, facts = open_backend(shape, form, target, n_blocks=pages, max_tokens=max(context, 16), max_rows=8)
+    backend, facts = open_backend(
+        shape, form, target, n_blocks=pages, max_tokens=max(context, 16), max_rows=8, kv_dtype=kv_dtype
+    )
+    facts["context"] = context
     sampler = backend.new_sampler(SamplerSpec(), [])
     tokens = [int(t) for t in np.random.default_rng(0).integers(0, backend.program.vocab_size, context)]
     times: list[float] = []
@@ -112,12 +133,47 @@ def decode(
         times.append(time.perf_counter() - begin)
         start, new = start + n, [int(result.tokens[0])]
     step = float(np.median(times[len(times) // 4 :]))
-    moved = backend.weight_bytes + context * backend.program.kv_bytes_per_token("f16")
+    moved = backend.weight_bytes + context * backend.program.kv_bytes_per_token(kv_dtype)
     if "output.weight" in {op.weight for op in backend.program.ops[-1:]}:  # of the embedding only a row is read
         moved -= backend.weights.matrix("token_embd.weight").nbytes
     facts |= {"first_step_s": times[0], "step_ms": 1e3 * step, "tokens_per_s": 1 / step}
     facts |= {"recorded": len(backend.graphs.recorded), "roof_share": moved / step / bandwidth, "why": backend.why()}
     facts |= peak(target)
+    backend.close()
+    return facts
+
+
+def split(shape: str, target: Target, *, steps: int) -> dict[str, Any]:
+    """One greedy sequence with half of the layers on the device and the others native, in float16: the median step, and
+    how long the device's part takes."""
+    program, tensors = host_weights(shape)
+    layers = program.n_layers // 2
+    backend: Any = backends.create(
+        "cuda", program, tensors, card_layers=layers, n_blocks=16, max_tokens=64, max_rows=8,
+        threads=physical_cores(),
+    )  # fmt: skip
+    sampler = backend.new_sampler(SamplerSpec(), [])
+    times: list[float] = []
+    first: list[float] = []
+    inner = backend.front.activations
+
+    def timed(batch: StepBatch) -> Any:
+        begin = time.perf_counter()
+        out = inner(batch)
+        first.append(time.perf_counter() - begin)
+        return out
+
+    backend.front.activations = timed
+    token = 1
+    for at in range(steps):
+        batch = batch_of([token], at)
+        batch.targets[:], batch.samplers = -1, [sampler]
+        begin = time.perf_counter()
+        token = int(backend.step(batch).tokens[0])
+        times.append(time.perf_counter() - begin)
+    step = float(np.median(times[len(times) // 4 :]))
+    facts = {"shape": shape, "split": f"{layers} of {program.n_layers} layers on the device", "step_ms": 1e3 * step}
+    facts |= {"tokens_per_s": 1 / step, "device_ms": 1e3 * float(np.median(first[len(first) // 4 :]))}
     backend.close()
     return facts
 

@@ -43,14 +43,15 @@ class EngineConfig:
     n_blocks       KV pages in the pool
     threads        worker threads of a CPU backend
     backend        "native", "cuda" or "reference"
-    kv_dtype       how keys and values are kept: "f16", "int8" (native: half the memory, less exact), or "f32"
-                   (reference, cuda)
+    kv_dtype       how keys and values are kept: "f16", "int8" (native, cuda: half the memory, less exact), "fp8"
+                   (cuda: as much, in floats), or "f32" (reference, cuda)
     prefix_cache   reuse KV pages of equal prefixes
     max_queue      requests that may wait before new ones are refused
     speculation    "lookup", "draft", "auto" (both) or "off": where drafts for speculative decoding come from
     draft          name or path of the draft model; None: there is none
     loop_guard     "on", "off" or "auto" (for editors and for requests without max_tokens): end outputs that loop
     max_output_tokens  output tokens of a request without max_tokens; None: what the context holds
+    card_layers    layers on the card, where the others are on the CPU; None: the model is not split
     """
 
     ctx: int
@@ -67,3 +68,4 @@ class EngineConfig:
     draft: str | None
     loop_guard: str = "auto"
     max_output_tokens: int | None = None
+    card_layers: int | None = None

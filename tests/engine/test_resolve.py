@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,11 +261,13 @@ def test_a_card_is_taken_and_its_free_memory_is_what_counts(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("card")
-def test_what_a_card_cannot_do_stays_with_the_cpu(tmp_path: Path) -> None:
-    assert config(tmp_path, kv_dtype="int8").backend == "native"
+def test_each_backend_says_what_it_keeps_keys_and_values_as(tmp_path: Path) -> None:
+    assert config(tmp_path, kv_dtype="int8").backend == "cuda"
     assert config(tmp_path, backend="native").backend == "native"
-    with pytest.raises(ConfigError, match="the cuda backend keeps keys and values as f16 or f32"):
-        config(tmp_path, backend="cuda", kv_dtype="int8")
+    with pytest.raises(ConfigError, match="the native backend keeps keys and values as f16 or int8"):
+        config(tmp_path, backend="native", kv_dtype="fp8")
+    with pytest.raises(ConfigError, match="the cuda backend keeps keys and values as f16 or int8 or fp8 or f32"):
+        config(tmp_path, backend="cuda", kv_dtype="bf16")
 
 
 @pytest.mark.usefixtures("card")
@@ -277,3 +280,28 @@ def test_a_card_that_only_the_driver_sees_is_not_taken(tmp_path: Path, monkeypat
     monkeypatch.setattr(nvml, "detect", lambda: [nvml.DetectedCard("NVIDIA L4", 24 * GB, 24 * GB, 300e9)])
     monkeypatch.setattr(device, "installed", lambda: False)
     assert config(tmp_path).backend == "native"
+
+
+@pytest.mark.usefixtures("card")
+def test_what_does_not_fit_the_card_is_split_if_the_computer_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from befit.engine import resolve as module
+    from support.tiny import tiny_model
+
+    tiny = tiny_model("llama", n_layers=3)
+    shapes = {name: tensor.shape for name, tensor in tiny.tensors.items()}
+    heavy = model(13 * GB, tiny.program)
+    subject = replace(heavy, shapes=shapes, formats=dict.fromkeys(shapes, "f32"))
+    monkeypatch.setattr(module.fit, "_card_weights", lambda part, element: 5 * GB * part.program.n_layers)
+    got, needed = resolved(tmp_path, available=64 * GB, subject=subject)
+    assert (got.backend, got.card_layers, got.max_seqs, got.speculation) == ("cuda", 2, 4, "off")
+    assert needed.weights == 10 * GB
+    assert needed.fits
+    shown = table(got, needed, subject)
+    assert "layers       2 of 3 on the card, the others on" in shown
+    for wish in ({"kv_dtype": "fp8"}, {"speculation": "lookup"}):
+        with pytest.raises(DoesNotFit):
+            resolved(tmp_path, available=64 * GB, subject=subject, **wish)
+    with pytest.raises(DoesNotFit):
+        resolve(EngineOptions(), subject, root=tmp_path, split=False)

@@ -8,10 +8,10 @@ from triton import compile as compile_kernel
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from befit.backends.cuda.kernels import attention, quantised, rows
+from befit.backends.cuda.kernels import attention, fp8, quantised, rows
 
 PAGES = {"k_pages_ptr": "*fp16", "v_pages_ptr": "*fp16", "k_ptr": "*fp16", "v_ptr": "*fp16"}
-FLOATS = ("a_ptr", "weight_ptr", "sum_ptr", "max_ptr", "acc_ptr", "cos_ptr", "sin_ptr", "bias_ptr")
+FLOATS = ("a_ptr", "weight_ptr", "sum_ptr", "max_ptr", "acc_ptr", "cos_ptr", "sin_ptr", "bias_ptr", "center_ptr")
 TYPES = dict.fromkeys(FLOATS, "*fp32") | {
     "scale_ptr": "*fp16",
     "offset_ptr": "*fp16",
@@ -54,9 +54,24 @@ def main(capability: int) -> None:
     build(rows._silu_mul, capability, {"BLOCK": 1024})
     same = {"k_ptr": "*bf16", "v_ptr": "*bf16"}
     for interleaved in (False, True):
-        build(rows._rope_and_write, capability, {"HALF": 64, "INTERLEAVED": interleaved, "BLOCK": 128}, **same)
-    build(attention._attend, capability, {"PAGE": 16, "GROUP": 4, "ROWS": 16, "BLOCK_D": 128, "BLOCK_N": 64})
+        rope = {"HALF": 64, "INTERLEAVED": interleaved, "BLOCK": 128, "KIND": 0, "CENTER": False}
+        build(rows._rope_and_write, capability, rope, **same)
+    for kind, pages in ((1, "*i8"), (2, "*u8")):
+        bytes_ = same | {"k_pages_ptr": pages, "v_pages_ptr": pages, "k_scale_ptr": "*fp32", "v_scale_ptr": "*fp32"}
+        build(rows._rope_and_write, capability, rope | {"KIND": kind, "CENTER": True}, **bytes_)
+    sizes = {"PAGE": 16, "GROUP": 4, "ROWS": 16, "BLOCK_D": 128, "BLOCK_N": 64}
+    build(attention._attend, capability, {"SCALED": False, "BITS": False} | sizes)
+    converts = [("*fp8e4nv", False)] if capability >= 89 else []
+    for pages, bits in [("*i8", False), ("*u8", True), *converts]:
+        scaled = {"k_ptr": pages, "v_ptr": pages, "k_scale_ptr": "*fp32", "v_scale_ptr": "*fp32"}
+        build(attention._attend, capability, {"SCALED": True, "BITS": bits} | sizes, **scaled)
     build(attention._join, capability, {"BLOCK_D": 128})
+    fp8_types = {"weight_ptr": "*u8", "scale_ptr": "*fp32"}
+    for wide, bits in [(0, True), (128, True), *([(0, False)] if capability >= 89 else [])]:
+        constants = {"TALL": 128 if wide else 1, "WIDE": wide, "BITS": bits, "BIAS": True}
+        types = fp8_types if bits else fp8_types | {"weight_ptr": "*fp8e4nv"}
+        build(fp8._vector_fp8, capability, constants | {"BLOCK_N": 8, "BLOCK_K": 512}, **types)
+        build(fp8._tile_fp8, capability, constants | {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 64}, **types)
     for facts in WIDTHS.values():
         constants = dict(zip(FACTS, facts, strict=True)) | {"BIAS": True}
         build(quantised._vector, capability, constants | {"BLOCK_N": 8, "BLOCK_P": 256})

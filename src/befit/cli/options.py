@@ -18,8 +18,8 @@ def engine_options(function: Function) -> Function:
     for option in (
         click.option(
             "--kv-dtype",
-            type=click.Choice(["f16", "int8"]),
-            help="int8 halves the KV cache and is less exact.  [default: f16]",
+            type=click.Choice(["f16", "int8", "fp8"]),
+            help="int8 halves the KV cache and is less exact, as is fp8, for cards.  [default: f16]",
         ),
         click.option(
             "--quant",

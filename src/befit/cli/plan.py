@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @click.option("--memory", metavar="SIZE", help="Plan for so much memory, as in 8GiB.  [default: what is free]")
 @click.option("--ctx", type=POSITIVE, metavar="N", help="Tokens of a context.  [default: what fits, 8192 at most]")
 @click.option("--seqs", type=POSITIVE, metavar="N", default=1, show_default=True, help="Sequences at once.")
-@click.option("--kv-dtype", type=click.Choice(["f16", "int8"]), default="f16", show_default=True, help="KV cache in.")
+@click.option(
+    "--kv-dtype", type=click.Choice(["f16", "int8", "fp8"]), default="f16", show_default=True, help="KV cache in."
+)
 @click.option(
     "--bits",
     type=click.Choice(["8", "6", "5", "4"]),

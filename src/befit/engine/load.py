@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from befit.backends.base import Backend
 from befit.config import SCORE_ROWS, EngineConfig, EngineOptions
 from befit.engine.grammar import Grammars
+from befit.errors import DoesNotFit
 from befit.models.program import Program
 from befit.tokenizer.base import Tokenizer
 from befit.weights.tensor import DenseTensor, PackedTensor, Tensor, Weight
@@ -205,9 +206,13 @@ def _settled(
         return replace(replace(opened, weights=weights).facts, draft=beside)
 
     def settings_of(weights: Mapping[str, Weight]) -> EngineConfig:
-        return resolve(options, facts_of(weights), alone=alone, shorten=shorten)[0]
+        return resolve(options, facts_of(weights), alone=alone, shorten=shorten, split=False)[0]
 
-    choice = choose(options, opened.program, opened.weights, opened.release, settings_of)
+    try:
+        choice = choose(options, opened.program, opened.weights, opened.release, settings_of)
+    except DoesNotFit:  # with the fewest bits, some of it may still stay on the card
+        fewest = replace(options, quant="w4")
+        choice = choose(fewest, opened.program, opened.weights, opened.release, settings_of)
     opened.weights = choice.weights
     facts = facts_of(opened.weights)
     config, budget = resolve(options, facts, alone=alone, shorten=shorten)
@@ -239,6 +244,7 @@ def _create(opened: _Opened, config: EngineConfig, on_progress: Callable[[int, i
         n_blocks=config.n_blocks,
         threads=config.threads,
         kv_dtype=config.kv_dtype,
+        card_layers=config.card_layers,
         max_tokens=config.token_budget,
         max_rows=config.max_seqs + SCORE_ROWS,
         on_progress=on_progress,

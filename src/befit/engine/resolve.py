@@ -19,13 +19,16 @@ from befit.plan import fit
 from befit.plan.fit import Budget, Wish
 from befit.plan.machine import Machine, given_memory, limited, parse_size, reserve_of, these_cards, this_cpu
 from befit.plan.memory import Model
+from befit.plan.split import halves, most_layers
 
 DEFAULT_MAX_SEQS = 64
 KV_SHARE = 0.25
+SPLIT_SEQS = 4
+"""Sequences of a model that is split between card and CPU, if nobody says how many."""
 _SMALLER = ((64, 512), (32, 512), (16, 512), (8, 512), (4, 256), (2, 256), (1, 128))
 """Sequences and tokens of a step, the first pair that fits."""
 
-_KV_DTYPES = {"native": ("f16", "int8"), "reference": ("f32",), "cuda": ("f16", "f32")}
+_KV_DTYPES = {"native": ("f16", "int8"), "reference": ("f32",), "cuda": ("f16", "int8", "fp8", "f32")}
 """What each backend can keep keys and values as; the first is the default."""
 
 
@@ -37,11 +40,13 @@ def resolve(
     block_size: int = BLOCK_SIZE,
     alone: bool = True,
     shorten: bool = True,
+    split: bool = True,
 ) -> tuple[EngineConfig, Budget]:
-    """All settings of an engine, and what they take of memory.
+    """All settings of an engine, and what they take of memory; of a split model, of the card's.
 
-    alone: no other model is to be loaded beside this one. shorten: a shorter context may make it fit. Raises
-    ConfigError for impossible wishes, DoesNotFit for lack of memory. A KV page has room for `model.draft` too.
+    alone: no other model is to be loaded beside this one. shorten: a shorter context may make it fit. split: where that
+    does not either, layers may go from the card to the CPU, if the model is alone. Raises ConfigError for impossible
+    wishes, DoesNotFit for lack of memory. A KV page has room for `model.draft` too.
     """
     _check(options)
     backend = _auto_backend(options) if options.backend == "auto" else options.backend
@@ -57,8 +62,18 @@ def resolve(
     ctx = _ctx(options, model)
     cached = options.kv_tokens or max(ctx, (options.max_seqs or 1) * block_size)
     least = Wish(ctx=ctx, kv_dtype=kv_dtype, backend=backend, kv_tokens=_whole(cached, block_size))
-    wish = _fitting(options, model, machine, least, block_size, shorten=shorten)
-    n_blocks = _blocks(options, model, machine, wish, block_size, alone=alone)
+    card_layers = None
+    try:
+        wish = _fitting(options, model, machine, least, block_size, shorten=shorten)
+        n_blocks = _blocks(options, model, machine, wish, block_size, alone=alone)
+    except DoesNotFit:
+        found = None
+        if split and shorten and alone:
+            found = _split(options, model, machine, least, block_size, root)
+        if found is None:
+            raise
+        wish, card_layers = found
+        n_blocks = wish.cached // block_size
     max_seqs = min(wish.seqs, n_blocks)
     if options.max_seqs is not None and options.max_seqs > n_blocks:
         raise ConfigError(
@@ -71,15 +86,16 @@ def resolve(
         token_budget=wish.token_budget,
         block_size=block_size,
         n_blocks=n_blocks,
-        threads=machine.threads,
+        threads=machine.threads if card_layers is None else _host(options, root).threads,
         backend=backend,
         kv_dtype=kv_dtype,
         prefix_cache=options.prefix_cache,
         max_queue=options.max_queue,
-        speculation=options.speculation,
+        speculation=options.speculation if card_layers is None else "off",
         draft=options.draft,
         loop_guard=options.loop_guard,
         max_output_tokens=options.max_output_tokens,
+        card_layers=card_layers,
     )
     return config, budget(config, model, machine)
 
@@ -94,6 +110,8 @@ def budget(config: EngineConfig, model: Model, machine: Machine) -> Budget:
         token_budget=config.token_budget,
         backend=config.backend,
     )
+    if config.card_layers is not None:
+        model = halves(model, config.card_layers, config.token_budget)[0]
     return fit.budget(model, machine, wish)
 
 
@@ -110,6 +128,12 @@ def table(config: EngineConfig, needed: Budget, model: Model, notes: Sequence[st
         "backend": "cuda" if config.backend == "cuda" else f"{config.backend}, {_threads(config.threads)}",
         "speculation": _speculation(config),
     }
+    if config.card_layers is not None:
+        rest = halves(model, config.card_layers, config.token_budget)[1]
+        rows["layers"] = (
+            f"{config.card_layers} of {program.n_layers} on the card, the others on {_threads(config.threads)} of the "
+            f"CPU, with {_size(rest.memory_bytes)} of weights there"
+        )
     width = max(map(len, rows))
     return "\n".join(f"{key:<{width}}  {value}" for key, value in [*rows.items(), *(("note", note) for note in notes)])
 
@@ -213,6 +237,33 @@ def _batches(options: EngineOptions, pages: int) -> Iterator[tuple[int, int]]:
     for usual, tokens in _SMALLER:
         seqs = options.max_seqs or min(usual, most, options.token_budget or usual)
         yield seqs, options.token_budget or max(tokens, 2 * seqs)
+
+
+def _split(
+    options: EngineOptions, model: Model, machine: Machine, least: Wish, block_size: int, root: Path
+) -> tuple[Wish, int] | None:
+    """The wish with which some layers fit the card and the others this computer, and how many; None if none does.
+
+    Few sequences: the CPU's part takes most of the time, and a card's memory is better spent on layers.
+    """
+    if least.backend != "cuda" or machine.kind != "gpu":
+        return None
+    if model.draft is not None or options.speculation == "lookup" or least.kv_dtype not in _KV_DTYPES["native"]:
+        return None
+    host = _host(options, root)
+    for seqs, tokens in _batches(options, least.cached // block_size):
+        if options.max_seqs is None and seqs > SPLIT_SEQS:
+            continue
+        wish = replace(least, seqs=seqs, token_budget=tokens)
+        layers = most_layers(model, machine, host, wish)
+        if layers is not None:
+            return wish, layers
+    return None
+
+
+def _host(options: EngineOptions, root: Path) -> Machine:
+    """The computer around a card."""
+    return this_cpu(measure=False, root=root, threads=options.threads)
 
 
 def _blocks(options: EngineOptions, model: Model, machine: Machine, wish: Wish, block_size: int, *, alone: bool) -> int:

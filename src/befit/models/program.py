@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 Activation: TypeAlias = Literal["silu", "gelu_tanh", "gelu_erf"]
 
-KV_BYTES = {"f16": (2, 0), "int8": (1, 4), "f32": (4, 0)}
+KV_BYTES = {"f16": (2, 0), "int8": (1, 4), "fp8": (1, 4), "f32": (4, 0)}
 """Ways of keeping keys and values: bytes of an element, and of the scale beside each key and value of a head."""
 
 

@@ -176,7 +176,7 @@ def _card_weights(model: Model, element: int) -> int:
     names = model.program.weight_names()
     if not model.formats or not model.formats.keys() >= set(names):
         return model.weight_bytes
-    return sum(weight_bytes(model.formats[name], model.shapes[name], element) for name in names)
+    return sum(model.fp8.get(name) or weight_bytes(model.formats[name], model.shapes[name], element) for name in names)
 
 
 def token_bytes(model: Model, kv_dtype: str) -> int:
@@ -304,7 +304,7 @@ def _split(model: Model, machine: Machine, wish: Wish, host: Machine) -> Iterato
         read = model.bytes_per_token + wish.seqs * _kv_read(model, wish.ctx, wish.kv_dtype)
         share = moved / (layer * layers)
         decode = 1 / (read * (1 - share) / machine.bandwidth + read * share / host.bandwidth)
-    what = f"{layers - kept} of {layers} layers, in {moved / 1e9:.1f} GB of this machine's memory"
+    what = f"{kept} of {layers} layers on the card, the others in {moved / 1e9:.1f} GB of this machine's memory"
     yield Alternative("layers on the CPU", what, round(fixed + layer * kept), wish.ctx, decode)
 
 

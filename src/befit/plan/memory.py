@@ -92,8 +92,9 @@ class Model:
     shapes: of the weights that the program names. counts: parameters by class. weights: bytes by class as stored.
     stored: how, for people; formats: the same by name of weight, where it is known; bits: a weight, as if quantised.
     used: part of the experts that a token uses, used_experts how many in a layer. why_not: why befit does not run it as
-    it is, or None. draft: a model that guesses ahead for this one, whose memory comes on top. sized: what is known of
-    its buffers, by weights that are not quantised; shared by all that is made of this model.
+    it is, or None. draft: a model that guesses ahead for this one, whose memory comes on top. fp8: bytes that weights
+    of e4m3 take on a card, by name. sized: what is known of its buffers, by weights that are not quantised; shared by
+    all that is made of this model.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Model:
     used_experts: int = 0
     why_not: str | None = None
     draft: Model | None = None
+    fp8: Mapping[str, int] = field(default_factory=dict)
     sized: dict[frozenset[str], Buffers | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -186,7 +188,7 @@ class Model:
             kind: self.weights.get(kind, 2 * count) if kind in _KEPT else round(count * bits / 8)
             for kind, count in self.counts.items()
         }
-        return replace(self, weights=weights, stored=name, formats={}, bits=bits)
+        return replace(self, weights=weights, stored=name, formats={}, bits=bits, fp8={})
 
 
 def shares(kinds: Mapping[str, int]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from befit.backends.cuda.size import fp8_bytes
 from befit.models.program import Program
 from befit.plan.memory import Model, by_class, parameters, shares
-from befit.weights.tensor import DenseTensor, PackedTensor, Weight
+from befit.weights.tensor import DenseTensor, MadeTensor, PackedTensor, Weight
 
 
 def of_weights(name: str, origin: str, program: Program, weights: Mapping[str, Weight]) -> Model:
@@ -28,6 +29,11 @@ def of_weights(name: str, origin: str, program: Program, weights: Mapping[str, W
         weights=by_class(sizes),
         stored=shares(kinds),
         formats=formats,
+        fp8={
+            key: fp8_bytes(weight.shape, weight.fp8.tall, weight.fp8.wide)
+            for key, weight in weights.items()
+            if isinstance(weight, MadeTensor) and weight.fp8 is not None
+        },
     )
 
 

@@ -4,8 +4,8 @@
     weight_scale_inv  float [out / 128, in / 128], or weight_scale [], [1], [out, 1] or in blocks: multiplies the weight
 
 Sources: the e4m3 of the Open Compute Project's 8-bit floating point specification (no infinities, one NaN a sign);
-transformers' fine-grained FP8 quantiser for the names. The weights are requantised to 8-bit integers; activations are
-not rounded to FP8, so scales of activations are not used.
+transformers' fine-grained FP8 quantiser for the names. CPUs get the weights requantised to 8-bit integers, cards get
+them as they are. Activations are not rounded to FP8, or with scales of their own, so the file's for them are not used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from befit.errors import CorruptFile, UnsupportedModel
 from befit.weights.blocks import Q8_0
 from befit.weights.packed import Made, Raw, Reader, check_columns, nearest_q8_0
-from befit.weights.tensor import F32, U8
+from befit.weights.tensor import F32, U8, Fp8
 
 _SCALES = ("weight_scale_inv", "weight_scale")
 _OF_ACTIVATIONS = ("input_scale", "input_scale_ub", "activation_scale", "output_scale")
@@ -60,8 +60,11 @@ def read_fp8(module: str, parts: Mapping[str, Raw], block: list[int] | None) -> 
     tall, wide = _block(scale, rows, columns, block)
     uses = tuple(name for name in ("weight", *_SCALES, *_OF_ACTIVATIONS) if name in parts)
 
+    def read() -> tuple[U8, F32]:
+        return weight.array("F8_E4M3"), scale.floats().reshape(-(-rows // tall), -(-columns // wide))
+
     def make() -> U8:
-        bits, s = weight.array("F8_E4M3"), scale.floats().reshape(-(-rows // tall), -(-columns // wide))
+        bits, s = read()
 
         def values(start: int, stop: int) -> F32:
             down = s[np.arange(start, stop) // tall]
@@ -71,8 +74,8 @@ def read_fp8(module: str, parts: Mapping[str, Raw], block: list[int] | None) -> 
 
         return nearest_q8_0((rows, columns), values)
 
-    note = "FP8 (e4m3) is requantised to Q8_0; activations are not rounded to FP8"
-    return Made((rows, columns), "FP8 e4m3", Q8_0, uses, make, note)
+    note = "FP8 (e4m3) is requantised to Q8_0 on CPUs, where activations are not rounded to FP8"
+    return Made((rows, columns), "FP8 e4m3", Q8_0, uses, make, note, Fp8(tall, wide, read))
 
 
 def _block(scale: Raw, rows: int, columns: int, block: list[int] | None) -> tuple[int, int]:

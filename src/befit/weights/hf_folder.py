@@ -191,7 +191,7 @@ class HFFolder:
         return used
 
     def _made(self, canonical: str, made: Made, names: tuple[str, ...]) -> Stored:
-        tensor = MadeTensor(canonical, made.shape, made.format, made.make)
+        tensor = MadeTensor(canonical, made.shape, made.format, made.make, made.fp8)
         return Stored(made.shape, made.type, made.format.name, tensor.nbytes, names, lambda: tensor)
 
     def _reader(self) -> tuple[str, Reader] | None:

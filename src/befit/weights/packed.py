@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from befit.errors import CorruptFile, UnsupportedModel
 from befit.weights.blocks import Q4_0, Q4_Z, Q4_ZB, Q8_0
-from befit.weights.tensor import F32, U8, QuantFormat
+from befit.weights.tensor import F32, U8, Fp8, QuantFormat
 
 U16: TypeAlias = npt.NDArray[np.uint16]
 
@@ -72,7 +72,8 @@ class Raw:
 class Made:
     """What a module becomes. uses: the tensors that it is made of. type: of the checkpoint, for people.
 
-    note: what is not exact about it, for people; None when the weights are the file's own to the bit.
+    note: what is not exact about it, for people; None when the weights are the file's own to the bit. fp8: the same
+    matrix exactly, where it is e4m3.
     """
 
     shape: tuple[int, int]
@@ -81,6 +82,7 @@ class Made:
     uses: tuple[str, ...]
     make: Callable[[], U8]
     note: str | None = None
+    fp8: Fp8 | None = None
 
 
 Reader: TypeAlias = Callable[[str, Mapping[str, Raw]], Made | None]

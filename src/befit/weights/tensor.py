@@ -74,16 +74,37 @@ class QuantTensor:
         return int(self.raw.nbytes)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Fp8:
+    """A matrix as e4m3 with float32 scales, as files have it, which blocks of integers only come near.
+
+    `read` returns the bits, uint8 [rows, cols], and the scales, float32 [ceil(rows / tall), ceil(cols / wide)]: one for
+    each block of `tall` rows and `wide` columns, which multiplies.
+    """
+
+    tall: int
+    wide: int
+    read: Callable[[], tuple[U8, F32]]
+
+
 class MadeTensor(QuantTensor):
     """A quantised matrix whose blocks are made from other bytes each time they are asked for, and not kept.
 
-    `make` returns them all, uint8 [rows, bytes a row].
+    `make` returns them all, uint8 [rows, bytes a row]. `fp8` is what they were made from, where that is e4m3.
     """
 
-    __slots__ = ("_make",)
+    __slots__ = ("_make", "fp8")
+    fp8: Fp8 | None
 
-    def __init__(self, name: str, shape: tuple[int, int], format: QuantFormat, make: Callable[[], U8]) -> None:
-        for field, value in (("name", name), ("shape", shape), ("format", format), ("_make", make)):
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, int],
+        format: QuantFormat,
+        make: Callable[[], U8],
+        fp8: Fp8 | None = None,
+    ) -> None:
+        for field, value in (("name", name), ("shape", shape), ("format", format), ("_make", make), ("fp8", fp8)):
             object.__setattr__(self, field, value)
 
     @property

@@ -150,3 +150,21 @@ def test_running_out_of_memory_drops_recordings_and_says_so(load, monkeypatch):
             backend.step(batch)
     assert sampler.output == []
     assert backend.step(batch).status.tolist() == [0]
+
+
+def test_greedy_tokens_come_out_of_the_recording(load, monkeypatch):
+    from befit.backends.cuda import backend as module
+
+    model = tiny_model("llama")
+    recorder = FakeRecorder()
+    recorded, plain = load(model, recorder=recorder), load(model)
+    texts = [[int(r.tokens[0]) for r in generate(plain, [4, 5, 6], 20, SamplerSpec())]]
+
+    def never(*_):
+        raise AssertionError("greedy rows were sampled after the recording")
+
+    monkeypatch.setattr(module, "sample", never)
+    texts.append([int(r.tokens[0]) for r in generate(recorded, [4, 5, 6], 20, SamplerSpec())])
+    assert texts[0] == texts[1]
+    with pytest.raises(AssertionError, match="after the recording"):
+        generate(recorded, [4, 5, 6], 1, SamplerSpec(temperature=1.0))

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from befit.backends.cuda.kernels import attention, quantised, rows  # noqa: E402
+from befit.backends.cuda.kv import LayerKV, Pages  # noqa: E402
 from befit.backends.cuda.weights import load_quantised  # noqa: E402
 from befit.backends.reference import ops as numpy_ops  # noqa: E402
 from befit.bench.random_weights import random_quant  # noqa: E402
@@ -83,7 +84,8 @@ def test_rotation_and_the_writing_of_keys_and_values(interleaved, width, dim):
         angles = positions[:, None] * np.asarray(rope.inv_freq)
         turn = put(np.cos(angles).astype(np.float32)), put(np.sin(angles).astype(np.float32))
         expected_q, expected_k = (numpy_ops.rotate(each, positions, rope) for each in (q, k))
-    got = rows.rope_and_write(put(q), put(k), put(v), turn, interleaved, *pages, put(slots))
+    layer = LayerKV(*(Pages("f32", each) for each in pages))
+    got = rows.rope_and_write(put(q), put(k), put(v), turn, interleaved, layer, put(slots))
     assert np.allclose(got.cpu().numpy(), expected_q, atol=1e-5)
     flat_k, flat_v = (each.view(-1, n_kv, width).cpu().numpy() for each in pages)
     assert np.allclose(flat_k[slots], expected_k, atol=1e-5)
@@ -111,7 +113,8 @@ def test_decode_attention_over_pages(n_heads, n_kv, width, window, monkeypatch):
         last = np.array([length - 1], np.int32)
         expected.append(numpy_ops.attend(q[s : s + 1], keys, values, last, 0.2, window)[0])
     context = np.array(lengths, np.int32)
-    got = attention.attend_one(put(q), put(k), put(v), put(tables), put(context), 0.2, window)
+    layer = LayerKV(Pages("f32", put(k)), Pages("f32", put(v)))
+    got = attention.attend_one(put(q), layer, put(tables), put(context), 0.2, window)
     assert np.allclose(got.cpu().numpy(), np.stack(expected), atol=1e-5)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,24 +14,38 @@ from befit.backends.base import F32, NON_FINITE, OK, VOID, Sampler, SamplerSpec,
 from befit.backends.cuda.check import check_batch
 from befit.backends.cuda.choices import Choices, first, for_attention
 from befit.backends.cuda.device import Target, choose_target
-from befit.backends.cuda.executor import Executor, KVPool
+from befit.backends.cuda.executor import Executor
 from befit.backends.cuda.graphs import Graphs, Recorder, padded
+from befit.backends.cuda.kv import DTYPES as KV_DTYPES
+from befit.backends.cuda.kv import MOST, KVPool, centers_of
 from befit.backends.cuda.sampler import TorchSampler
 from befit.backends.cuda.sampling import Row, sample, score, send_masks
-from befit.backends.cuda.staging import Shape, Staging, shape_of
+from befit.backends.cuda.staging import Shape, Staging, StepInput, shape_of
 from befit.backends.cuda.weights import DTYPES, Weights, load_weights
 from befit.errors import ConfigError, OutOfDeviceMemory
-from befit.models.program import GatedAct, Program
+from befit.models.program import GatedAct, Logits, Program
 from befit.weights.tensor import Tensor, Weight
+
+
+class _Outputs(NamedTuple):
+    """What a step leaves on the device.
+
+    final: inputs of the head, float32 [R + H, hidden]; of a program without a head its result, [T, hidden]. logits:
+    float32 [R, vocab]. likeliest: int64 [2, R], the likeliest token of each row, and 1 where its logits are finite.
+    """
+
+    final: torch.Tensor
+    logits: torch.Tensor
+    likeliest: torch.Tensor
 
 
 class CudaBackend:
     """Implements `Backend` on a card, or on a CPU for checking.
 
-    target: the device; None is what `choose_target` finds. kv_dtype: "f16" or "f32". recorder: how decode steps are
-    recorded; None is CUDA graphs on a card and not at all on a CPU. weights: those on the device already, so that
-    `tensors` is not looked at. Raises ConfigError for what cannot be, and OutOfDeviceMemory when the weights and the
-    pool do not fit.
+    target: the device; None is what `choose_target` finds. kv_dtype: "f16", "int8", "fp8" or "f32". recorder: how
+    decode steps are recorded; None is CUDA graphs on a card and not at all on a CPU. weights: those on the device
+    already, so that `tensors` is not looked at. Raises ConfigError for what cannot be, and OutOfDeviceMemory when the
+    weights and the pool do not fit.
     """
 
     name = "cuda"
@@ -51,8 +66,10 @@ class CudaBackend:
         on_progress: Callable[[int, int], None] | None = None,
         release: Callable[[Tensor], None] | None = None,
     ) -> None:
-        if kv_dtype not in ("f16", "f32"):
-            raise ConfigError(f"kv_dtype is {kv_dtype!r}; the cuda backend keeps keys and values as f16 or f32.")
+        if kv_dtype not in KV_DTYPES:
+            raise ConfigError(
+                f"kv_dtype is {kv_dtype!r}; the cuda backend keeps keys and values as {', '.join(KV_DTYPES)}."
+            )
         self.program = program
         self.block_size = block_size
         self.n_blocks = n_blocks
@@ -66,7 +83,8 @@ class CudaBackend:
             self.weights = weights or load_weights(
                 program, tensors, self.device, dtype, on_progress=on_progress, release=release
             )
-            self.kv = KVPool(program, n_blocks, block_size, DTYPES[kv_dtype], self.device)
+            centers = centers_of(program, self.weights) if kv_dtype in MOST else {}
+            self.kv = KVPool(program, n_blocks, block_size, kv_dtype, self.device, centers=centers, target=self.target)
         except torch.OutOfMemoryError as error:
             raise OutOfDeviceMemory(
                 f"{self.target.device} has no room for the weights and {n_blocks} pages of KV cache: {error}. "
@@ -80,7 +98,7 @@ class CudaBackend:
             from befit.backends.cuda.record import CudaRecorder
 
             recorder = CudaRecorder()
-        self.graphs: Graphs[tuple[torch.Tensor, torch.Tensor]] = Graphs(recorder)
+        self.graphs: Graphs[_Outputs] = Graphs(recorder)
         self._executor = Executor(program, self.weights, self.kv, self.choices, dtype)
         heads = [op.head_dim for op in program.attentions()]
         self._all_pages = all(first(for_attention(self.target, d)).name != "torch" for d in heads)
@@ -115,8 +133,7 @@ class CudaBackend:
         self._check(batch)
         try:
             with self._current():
-                final, logits = self._forward(batch)
-                return self._sampled(batch, final, logits)
+                return self._sampled(batch, self._forward(batch))
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory(batch, error) from error
 
@@ -125,8 +142,20 @@ class CudaBackend:
         """See `Backend.logits`."""
         self._check(batch)
         with self._current():
-            logits: F32 = self._forward(batch)[1].cpu().numpy()
+            logits: F32 = self._forward(batch).logits.cpu().numpy()
         return logits
+
+    @torch.inference_mode()
+    def activations(self, batch: StepBatch) -> F32:
+        """Run the batch through a program without a head: its result for every token, [T, hidden]. Raises
+        OutOfDeviceMemory."""
+        self._check(batch)
+        try:
+            with self._current():
+                values: F32 = self._forward(batch).final.cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory(batch, error) from error
+        return values
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -153,19 +182,30 @@ class CudaBackend:
             max_rows=self.max_rows,
         )
 
-    def _forward(self, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """(inputs of the head [R + H, hidden], logits [R, vocab]) on the device."""
+    def _forward(self, batch: StepBatch) -> _Outputs:
+        """What the program makes of the batch, on the device."""
         shape = shape_of(batch, self.block_size)
         bucket = None
         if self.graphs.on:
             bucket = padded(shape, most_seqs=self._seqs, most_pages=self._pages, all_pages=self._all_pages)
         if bucket is None:
-            return self._executor.run(self._staging.load(batch, shape))
+            return self._run(self._staging.load(batch, shape))
         step = self._staging.load(batch, bucket)
-        final, logits = self.graphs.run(bucket, lambda: self._executor.run(step))
-        return final[: shape.rows], logits[: shape.rows]
+        out = self.graphs.run(bucket, lambda: self._run(step))
+        has_head = isinstance(self.program.ops[-1], Logits)
+        rows = shape.rows
+        return _Outputs(out.final[: rows if has_head else shape.tokens], out.logits[:rows], out.likeliest[:, :rows])
 
-    def _sampled(self, batch: StepBatch, final: torch.Tensor, logits: torch.Tensor) -> StepResult:
+    def _run(self, step: StepInput) -> _Outputs:
+        """The program, and what greedy sampling needs of it: all that a recording holds."""
+        final, logits = self._executor.run(step)
+        if not len(logits):
+            return _Outputs(final, logits, torch.empty((2, 0), dtype=torch.int64, device=logits.device))
+        finite = torch.isfinite(logits).all(dim=-1)
+        return _Outputs(final, logits, torch.stack((logits.argmax(dim=-1), finite.long())))
+
+    def _sampled(self, batch: StepBatch, out: _Outputs) -> StepResult:
+        final, logits = out.final, out.logits
         n_rows = len(batch.rows)
         result = StepResult(
             tokens=np.full(n_rows, -1, np.int32),
@@ -179,13 +219,18 @@ class CudaBackend:
             result.hidden = final[n_rows:].cpu().numpy()
         if not n_rows:
             return result
-        tokens, finite = self._choose(batch, logits)
+        if batch.masks is None and all(sampler is not None and sampler.plain for sampler in batch.samplers):
+            chosen = out.likeliest
+            tokens = chosen[0]
+        else:
+            tokens = self._choose(batch, logits)
+            chosen = torch.stack((tokens, out.likeliest[1]))
         scored = np.flatnonzero(batch.logprobs >= 0)
         scores = None
         if len(scored):
             index = torch.from_numpy(scored).to(self.device)
             scores = score(logits[index], tokens[index].clamp(min=0), int(batch.logprobs.max()))
-        on_host = torch.stack((tokens, finite.long())).cpu().numpy()
+        on_host = chosen.cpu().numpy()
         self._accept(batch, on_host[0].tolist(), on_host[1].tolist(), result)
         if scores is not None:
             logprob, rank = scores.logprob.cpu().numpy(), scores.rank.cpu().numpy()
@@ -196,8 +241,8 @@ class CudaBackend:
                     result.top[r] = list(zip(ids[i], top[i], strict=True))[: int(batch.logprobs[r])]
         return result
 
-    def _choose(self, batch: StepBatch, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(what each row samples or its target, int64 [R]; whether its logits are finite, bool [R])."""
+    def _choose(self, batch: StepBatch, logits: torch.Tensor) -> torch.Tensor:
+        """What each row samples, or its target, int64 [R]."""
         rows: list[Row] = []
         at: list[int] = []
         masks = None
@@ -218,7 +263,7 @@ class CudaBackend:
         elif rows:
             where = torch.tensor(at, device=self.device)
             tokens[where] = sample(logits[where], rows, masks)
-        return tokens, torch.isfinite(logits).all(dim=-1)
+        return tokens
 
     @staticmethod
     def _accept(batch: StepBatch, tokens: list[int], finite: list[int], result: StepResult) -> None:

@@ -9,6 +9,8 @@ import torch
 
 from befit.backends.cuda import ops
 from befit.backends.cuda.device import Target
+from befit.backends.cuda.fp8 import Fp8Matrix, scaled_linear, why_not_scaled
+from befit.backends.cuda.kv import LayerKV
 from befit.backends.cuda.weights import Matrix, QuantMatrix
 from befit.models.program import Activation
 
@@ -61,6 +63,16 @@ def for_quantised(target: Target, tokens: int) -> list[Candidate]:
             "tiles dequantised in registers, multiplied by the matrix units",
             missing or (f"{tokens} tokens, more than {GEMM_TOKENS}" if tokens > GEMM_TOKENS else ""),
         ),
+        Candidate("torch", "dequantised in slices, then multiplied by the vendor's library"),
+    ]
+
+
+def for_fp8(target: Target, tokens: int, weight: Fp8Matrix) -> list[Candidate]:
+    """Products of x [tokens, in] with a matrix of e4m3. Few tokens wait for memory, and need not be rounded."""
+    few = for_quantised(target, tokens)[:2]
+    return [
+        *few,
+        Candidate("scaled_mm", "both sides rounded to e4m3", why_not_scaled(target, weight)),
         Candidate("torch", "dequantised in slices, then multiplied by the vendor's library"),
     ]
 
@@ -119,6 +131,8 @@ class Choices:
 
     def linear(self, x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None) -> torch.Tensor:
         """x [T, in] times weight [out, in] transposed, plus bias."""
+        if isinstance(weight, Fp8Matrix):
+            return self._linear_fp8(x, weight, bias)
         if not isinstance(weight, QuantMatrix):
             return ops.linear(x, weight, bias)
         name = first(for_quantised(self.target, len(x))).name
@@ -127,6 +141,16 @@ class Choices:
         from befit.backends.cuda.kernels import quantised
 
         return quantised.linear(x, weight, bias, vector=name == "triton gemv")
+
+    def _linear_fp8(self, x: torch.Tensor, weight: Fp8Matrix, bias: torch.Tensor | None) -> torch.Tensor:
+        name = first(for_fp8(self.target, len(x), weight)).name
+        if name == "torch":
+            return ops.linear(x, weight, bias)
+        if name == "scaled_mm":
+            return scaled_linear(x, weight, bias)
+        from befit.backends.cuda.kernels import fp8
+
+        return fp8.linear(x, weight, bias, converts=self.target.has_fp8, vector=name == "triton gemv")
 
     def add_norm(
         self, a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype
@@ -153,28 +177,26 @@ class Choices:
         v: torch.Tensor,
         turn: tuple[torch.Tensor, torch.Tensor] | None,
         interleaved: bool,
-        k_pages: torch.Tensor,
-        v_pages: torch.Tensor,
+        layer: LayerKV,
         slots: torch.Tensor,
     ) -> torch.Tensor:
         """q rotated; k, rotated, and v put into their slots. q, k, v are [T, heads, d]; turn is (cos, sin)."""
         if first(for_attention(self.target, q.shape[2])).name != "torch":
             from befit.backends.cuda.kernels import rows
 
-            return rows.rope_and_write(q, k, v, turn, interleaved, k_pages, v_pages, slots)
+            return rows.rope_and_write(q, k, v, turn, interleaved, layer, slots)
         turned = q
         if turn is not None:
             turned = ops.rotate(q.float(), *turn, interleaved).to(q.dtype)
             k = ops.rotate(k.float(), *turn, interleaved)
-        ops.write_kv(k_pages, slots, k)
-        ops.write_kv(v_pages, slots, v)
+        layer.k.write(slots, k)
+        layer.v.write(slots, v)
         return turned
 
     def attend_one(
         self,
         q: torch.Tensor,
-        k_pages: torch.Tensor,
-        v_pages: torch.Tensor,
+        layer: LayerKV,
         tables: torch.Tensor,
         context: torch.Tensor,
         scale: float,
@@ -182,7 +204,7 @@ class Choices:
     ) -> torch.Tensor:
         """Attention of one query a sequence: q [S, n_heads, d]."""
         if first(for_attention(self.target, q.shape[2])).name == "torch":
-            return ops.attend_one(q, k_pages, v_pages, tables, context, scale, window)
+            return ops.attend_one(q, layer, tables, context, scale, window)
         from befit.backends.cuda.kernels import attention
 
-        return attention.attend_one(q, k_pages, v_pages, tables, context, scale, window)
+        return attention.attend_one(q, layer, tables, context, scale, window)

@@ -11,6 +11,9 @@ from befit.errors import ConfigError
 HALF_CAPABILITY = (8, 0)
 """From this compute capability on (Ampere) the matrix units multiply bfloat16; older ones only float16."""
 
+FP8_CAPABILITY = (8, 9)
+"""From this compute capability on (Ada) there are instructions for e4m3."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -28,6 +31,11 @@ class Target:
     def is_cuda(self) -> bool:
         """Whether it is a card."""
         return self.device.startswith("cuda")
+
+    @property
+    def has_fp8(self) -> bool:
+        """Whether it converts e4m3, and its matrix units multiply it."""
+        return self.capability is not None and self.capability >= FP8_CAPABILITY
 
 
 def installed() -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from befit.backends.cuda.fp8 import Fp8Matrix
 from befit.backends.cuda.planes import unit
 from befit.backends.cuda.weights import Matrix, QuantMatrix, Weights, matrix_names
 from befit.models.program import Program
@@ -33,12 +34,23 @@ def dummy_weights(
         if name not in matrices:
             noise = 0.1 * torch.randn(shape, generator=generator, device=device)
             by_name[name] = noise if name.endswith("bias") else 1 + noise
+        elif form == "fp8":
+            by_name[name] = dummy_fp8((shape[0], shape[1]), device, generator)
         elif form is None:
             made = torch.randn(shape, generator=generator, device=device, dtype=dtype)
             by_name[name] = made.mul_(shape[1] ** -0.5)
         else:
             by_name[name] = dummy_matrix((shape[0], shape[1]), form, device, generator)
     return Weights(by_name)
+
+
+def dummy_fp8(shape: tuple[int, int], device: torch.device, generator: torch.Generator) -> Fp8Matrix:
+    """A matrix of random e4m3 with a scale a row."""
+    rows, cols = shape
+    bits = torch.randint(0, 255, shape, dtype=torch.uint8, device=device, generator=generator)
+    bits.bitwise_and_(0xF7)  # without the lowest bit of the exponent none is NaN
+    scale = torch.full((rows, 1), cols**-0.5 / 67, device=device)  # the standard deviation of such numbers
+    return Fp8Matrix(shape, 1, cols, bits, scale)
 
 
 def dummy_matrix(shape: tuple[int, int], form: str, device: torch.device, generator: torch.Generator) -> QuantMatrix:

@@ -9,6 +9,7 @@ import torch
 
 from befit.backends.cuda import ops
 from befit.backends.cuda.choices import Choices
+from befit.backends.cuda.kv import KVPool
 from befit.backends.cuda.staging import StepInput
 from befit.backends.cuda.weights import Weights
 from befit.models.program import Act, Add, Attention, Embed, GatedAct, Linear, Logits, Norm, Op, Program, Rope
@@ -38,24 +39,6 @@ def fuse(program: Program) -> list[Instruction]:
     return out
 
 
-class KVPool:
-    """Keys and values of every layer, [n_blocks + 1, block_size, n_kv_heads, head_dim]; the last page is scratch."""
-
-    def __init__(
-        self, program: Program, n_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        self.scratch = n_blocks
-        self.pages: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        for op in program.attentions():
-            shape = (n_blocks + 1, block_size, op.n_kv_heads, op.head_dim)
-            self.pages[op.layer] = tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on the device, the scratch page included."""
-        return sum(part.nbytes for pair in self.pages.values() for part in pair)
-
-
 class Executor:
     """Runs steps of one program."""
 
@@ -66,14 +49,17 @@ class Executor:
         self._choices = choices
         self._dtype = dtype
         self._instructions = fuse(program)
-        device = next(iter(kv.pages.values()))[0].device
+        device = next(iter(kv.pages.values())).k.values.device
         ropes = dict.fromkeys(op.rope for op in program.attentions() if op.rope is not None)
         self._inv_freq: dict[Rope, torch.Tensor] = {
             rope: torch.tensor(rope.inv_freq, dtype=torch.float64, device=device) for rope in ropes
         }
 
     def run(self, step: StepInput) -> tuple[torch.Tensor, torch.Tensor]:
-        """(what the head reads at the rows, float32 [R + H, hidden]; logits of the first R, float32 [R, vocab])."""
+        """(what the head reads at the rows, float32 [R + H, hidden]; logits of the first R, float32 [R, vocab]).
+
+        A program without a head gives its last op's result for every token, [T, hidden], and no logits.
+        """
         values: dict[str, torch.Tensor] = {}
         turns = {rope: ops.angles(step.positions, inv_freq, rope.scale) for rope, inv_freq in self._inv_freq.items()}
         weights = self._weights
@@ -107,7 +93,10 @@ class Executor:
                     head = final[: step.shape.rows].to(self._dtype)
                     logits = self._choices.linear(head, weights.matrix(op.weight), None)
                     return final.float(), logits.float()
-        raise ValueError("the program does not end in Logits")
+        last = self.program.ops[-1]
+        assert not isinstance(last, Logits)
+        result = values[last.out].float()
+        return result, result.new_empty((0, self.program.vocab_size))
 
     def _norm(self, op: Norm, x: torch.Tensor) -> torch.Tensor:
         weight, bias = self._weights.vector(op.weight), self._weights.vector(op.bias)
@@ -131,17 +120,17 @@ class Executor:
             q = ops.rms_norm(q, self._weights.vector(op.q_norm), op.norm_eps).to(self._dtype)
         if op.k_norm:
             k = ops.rms_norm(k, self._weights.vector(op.k_norm), op.norm_eps).to(self._dtype)
-        k_pages, v_pages = self._kv.pages[op.layer]
+        layer = self._kv.pages[op.layer]
         turn = turns[op.rope] if op.rope is not None else None
         interleaved = op.rope is not None and op.rope.interleaved
-        q = self._choices.rope_and_write(q, k, v, turn, interleaved, k_pages, v_pages, step.slots)
+        q = self._choices.rope_and_write(q, k, v, turn, interleaved, layer, step.slots)
         if step.shape.decode:
-            out = self._choices.attend_one(q, k_pages, v_pages, step.tables, step.context, op.scale, op.window)
+            out = self._choices.attend_one(q, layer, step.tables, step.context, op.scale, op.window)
         else:
             out = torch.empty_like(q)
             for s, length in enumerate(step.lengths.tolist()):
                 part = slice(int(step.query_start[s]), int(step.query_start[s + 1]))
                 out[part] = ops.attend_many(
-                    q[part], k_pages, v_pages, step.tables[s], step.positions[part], length, op.scale, op.window
+                    q[part], layer, step.tables[s], step.positions[part], length, op.scale, op.window
                 )
         return out.reshape(n_tokens, op.n_heads * op.head_dim)

@@ -8,20 +8,21 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from befit.backends.cuda.kv import LayerKV
 from befit.backends.cuda.size import ATTENTION_BYTES, DEQUANTISED_BYTES
-from befit.backends.cuda.weights import Matrix, QuantMatrix
+from befit.backends.cuda.weights import Matrix
 from befit.models.program import Activation
 
 
 def embed(weight: Matrix, tokens: torch.Tensor, scale: float) -> torch.Tensor:
     """Rows of the table as float32 [T, hidden], times scale."""
-    rows = weight.rows(tokens) if isinstance(weight, QuantMatrix) else weight.index_select(0, tokens).float()
+    rows = weight.index_select(0, tokens).float() if isinstance(weight, torch.Tensor) else weight.rows(tokens.long())
     return rows * scale if scale != 1 else rows
 
 
 def linear(x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None) -> torch.Tensor:
     """x [T, in] times the matrix [out, in] transposed, plus bias; a quantised one is dequantised in slices."""
-    if not isinstance(weight, QuantMatrix):
+    if isinstance(weight, torch.Tensor):
         return functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
     n_rows, cols = weight.shape
     step = max(1, DEQUANTISED_BYTES // (4 * cols))
@@ -87,15 +88,9 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: b
     return out if rest.shape[-1] == 0 else torch.cat((out, rest), dim=-1)
 
 
-def write_kv(pages: torch.Tensor, slots: torch.Tensor, values: torch.Tensor) -> None:
-    """Put values [T, n_kv_heads, d] into slots [T] (page * page size + place) of pages [n, size, n_kv_heads, d]."""
-    pages.view(-1, *pages.shape[2:]).index_copy_(0, slots.long(), values.to(pages.dtype))
-
-
 def attend_one(
     q: torch.Tensor,
-    k_pages: torch.Tensor,
-    v_pages: torch.Tensor,
+    layer: LayerKV,
     tables: torch.Tensor,
     context: torch.Tensor,
     scale: float,
@@ -103,14 +98,14 @@ def attend_one(
 ) -> torch.Tensor:
     """Attention of one query a sequence, the last: q [S, n_heads, d], tables [S, B], context [S]. Returns like q."""
     n_seqs, n_heads, d = q.shape
-    size, n_kv = k_pages.shape[1], k_pages.shape[2]
+    size, n_kv = layer.k.values.shape[1:3]
     n = tables.shape[1] * size
     most = max(1, ATTENTION_BYTES // (4 * n * n_kv * d))
     if n_seqs > most:
         parts = zip(q.split(most), tables.split(most), context.split(most), strict=True)
-        return torch.cat([attend_one(q, k_pages, v_pages, t, c, scale, window) for q, t, c in parts])
-    k = k_pages[tables.long()].reshape(n_seqs, n, n_kv, d).float()
-    v = v_pages[tables.long()].reshape(n_seqs, n, n_kv, d).float()
+        return torch.cat([attend_one(q, layer, t, c, scale, window) for q, t, c in parts])
+    k = layer.k.read(tables.long(), torch.float32).reshape(n_seqs, n, n_kv, d)
+    v = layer.v.read(tables.long(), torch.float32).reshape(n_seqs, n, n_kv, d)
     at = torch.arange(n, device=q.device)[None, :]
     seen = at < context[:, None]
     if window is not None:
@@ -124,8 +119,7 @@ def attend_one(
 
 def attend_many(
     q: torch.Tensor,
-    k_pages: torch.Tensor,
-    v_pages: torch.Tensor,
+    layer: LayerKV,
     table: torch.Tensor,
     positions: torch.Tensor,
     length: int,
@@ -133,11 +127,9 @@ def attend_many(
     window: int | None,
 ) -> torch.Tensor:
     """Causal attention of one sequence's queries: q [T, n_heads, d] at positions [T], table [B]. Returns like q."""
-    size, n_kv, d = k_pages.shape[1:]
-    pages = table[: -(-length // size)].long()
-    k = k_pages[pages].reshape(-1, n_kv, d)[:length].to(q.dtype).transpose(0, 1)[None]
-    v = v_pages[pages].reshape(-1, n_kv, d)[:length].to(q.dtype).transpose(0, 1)[None]
-    group = q.shape[1] // n_kv
+    k = layer.k.sequence(table, length, q.dtype).transpose(0, 1)[None]
+    v = layer.v.sequence(table, length, q.dtype).transpose(0, 1)[None]
+    group = q.shape[1] // k.shape[1]
     if group > 1:  # written out, since torch's memory-saving kernels do not know groups
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     at = torch.arange(length, device=q.device)[None, :]

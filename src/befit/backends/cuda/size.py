@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from math import prod
 
 from befit.backends.cuda.planes import bits_per_weight
-from befit.models.program import Act, Add, Attention, Embed, GatedAct, Linear, Norm, Program
+from befit.models.program import Act, Add, Attention, Embed, GatedAct, Linear, Logits, Norm, Program
 from befit.weights.blocks import ALL_FORMATS
 
 DEQUANTISED_BYTES = 64 << 20
@@ -33,6 +33,12 @@ def weight_bytes(form: str, shape: tuple[int, ...], element: int = 2) -> int:
     if form in ALL_FORMATS:
         return round(prod(shape) * bits_per_weight(ALL_FORMATS[form]) / 8)
     return prod(shape) * (4 if len(shape) == 1 else element)
+
+
+def fp8_bytes(shape: tuple[int, ...], tall: int, wide: int) -> int:
+    """Bytes of a matrix of e4m3 on the device, with a float32 scale a row, or a block of rows and columns."""
+    rows, cols = shape
+    return rows * cols + 4 * (rows if wide >= cols else -(-rows // tall) * -(-cols // wide))
 
 
 def step_bytes(program: Program, shapes: Mapping[str, tuple[int, ...]], tokens: int, rows: int, ctx: int) -> int:
@@ -60,7 +66,10 @@ def step_bytes(program: Program, shapes: Mapping[str, tuple[int, ...]], tokens: 
                 pass
     recorded = min(rows, BUCKETS[-1])
     values = 4 * sum(widths.values()) * (tokens + recorded)
+    tables = 4 * (5 * tokens + rows * -(-ctx // 16))
+    fixed = values + tables + 2 * rows * partial + 4 * DEQUANTISED_BYTES + 3 * ATTENTION_BYTES
+    if not isinstance(program.ops[-1], Logits):
+        return fixed
     logits = 6 * program.vocab_size * (rows + recorded) + 16 * program.vocab_size * rows
     sampling = SORTED_BYTES * min(rows, ROWS_AT_ONCE) * program.vocab_size
-    tables = 4 * (5 * tokens + rows * -(-ctx // 16))
-    return values + logits + sampling + tables + 2 * rows * partial + 4 * DEQUANTISED_BYTES + 3 * ATTENTION_BYTES
+    return fixed + logits + sampling

@@ -9,10 +9,11 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from befit.backends.cuda.fp8 import Fp8Matrix, load_fp8
 from befit.backends.cuda.planes import make_planes, unit
 from befit.errors import ConfigError
 from befit.models.program import Embed, Linear, Logits, Program
-from befit.weights.tensor import DenseTensor, PackedTensor, QuantTensor, Tensor, Weight
+from befit.weights.tensor import DenseTensor, MadeTensor, PackedTensor, QuantTensor, Tensor, Weight
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _CHUNK_BYTES = 64 << 20
@@ -66,7 +67,7 @@ class QuantMatrix:
         return (q.float().view(n, groups, self.group) * s[:, :, None] - m[:, :, None]).reshape(n, -1)
 
 
-Matrix: TypeAlias = torch.Tensor | QuantMatrix
+Matrix: TypeAlias = torch.Tensor | QuantMatrix | Fp8Matrix
 
 
 class Weights:
@@ -116,7 +117,9 @@ def load_weights(
     for name in names:
         tensor = tensors[name]
         assert not isinstance(tensor, PackedTensor)
-        if isinstance(tensor, QuantTensor):
+        if isinstance(tensor, MadeTensor) and tensor.fp8 is not None:
+            by_name[name] = load_fp8(tensor, device)
+        elif isinstance(tensor, QuantTensor):
             by_name[name] = load_quantised(tensor, device)
         else:
             by_name[name] = load_dense(tensor, device, dtype if name in matrices else torch.float32)

@@ -12,8 +12,8 @@ from itertools import groupby
 
 import numpy as np
 
+from befit.backends.keys import bias_of_keys, key_center
 from befit.backends.native import _native
-from befit.backends.native.keys import key_center
 from befit.backends.native.uses import Buffer, Uses, out_of
 from befit.errors import CorruptFile, UnsupportedModel
 from befit.models.program import Act, Add, Attention, Embed, GatedAct, Linear, Logits, Norm, Op, Program, Rope
@@ -157,7 +157,7 @@ class Lowering:
             self._vector(op.q_norm) if op.q_norm else None,
             self._vector(op.k_norm) if op.k_norm else None,
             op.norm_eps,
-            key_center(op, self._bias_of_keys(i, op)) if self.center_keys else None,
+            self._center_of_keys(i, op) if self.center_keys else None,
         )
         if not any(isinstance(later, Attention) for later in self.ops[i + 1 :]):
             self._select(i)
@@ -169,10 +169,10 @@ class Lowering:
         if values <= plain:
             self.model.select(sorted(values))
 
-    def _bias_of_keys(self, i: int, op: Attention) -> F32 | None:
-        """The bias of the matrix that op i's keys come from directly, if it has one."""
-        writer = next(o for o in reversed(self.ops[:i]) if out_of(o) == op.k)
-        return self._vector(writer.bias) if isinstance(writer, Linear) and writer.bias else None
+    def _center_of_keys(self, i: int, op: Attention) -> F32 | None:
+        """What the keys of op i have in common, if they come from a matrix with a bias."""
+        bias = bias_of_keys(self.ops, i)
+        return key_center(op, self._vector(bias) if bias else None)
 
     def _element(self, i: int, kind: str, a: str, b: str | None, act: str = "silu") -> None:
         left, right = self._read(a), self._read(b) if b else -1

@@ -11,16 +11,31 @@ import torch
 import triton
 import triton.language as tl
 
+from befit.backends.cuda.kv import LayerKV
 from befit.backends.cuda.size import CHUNK, MOST_CHUNKS
 
 
 @triton.jit
+def _numbers(x, dtype: tl.constexpr, SCALED: tl.constexpr, BITS: tl.constexpr):
+    """What the matrix units multiply: whole numbers and e4m3 in q's type, which holds them exactly."""
+    y = x
+    if BITS:  # as the float16 of the same bits, whose exponent's bias is 15 instead of 7
+        wide = x.to(tl.int16)
+        y = (((wide & 0x80) << 8) | ((wide & 0x7F) << 7)).to(tl.float16, bitcast=True).to(dtype)
+    elif SCALED:
+        y = x.to(dtype)
+    return y
+
+
+@triton.jit
 def _attend(
-    q_ptr, k_ptr, v_ptr, table_ptr, context_ptr, acc_ptr, max_ptr, sum_ptr, scale, window, n_heads, n_kv, width,
-    table_width, n_chunks, chunk,
+    q_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, table_ptr, context_ptr, acc_ptr, max_ptr, sum_ptr, scale, window,
+    n_heads, n_kv, width, table_width, n_chunks, chunk,
+    SCALED: tl.constexpr, BITS: tl.constexpr,
     PAGE: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """One program a sequence, KV head and chunk. window 0: none."""
+    """One program a sequence, KV head and chunk. window 0: none. SCALED: keys and values have a scale each, which goes
+    to the scores and to the weights; BITS: they are bits of e4m3, decoded to 2^-8 of what they are."""
     seq = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     part = tl.program_id(2)
@@ -36,7 +51,8 @@ def _attend(
     mine = row < GROUP
     inside = d < width
     q = tl.load(q_ptr + (seq * n_heads + head[:, None]) * width + d[None, :], mine[:, None] & inside[None, :], 0.0)
-    q = q.to(k_ptr.dtype.element_ty)
+    if not SCALED:
+        q = q.to(k_ptr.dtype.element_ty)
     best = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, BLOCK_D], tl.float32)
@@ -45,18 +61,32 @@ def _attend(
         position = at + tl.arange(0, BLOCK_N)
         seen = (position < end) & (position >= low)
         page = tl.load(table_ptr + seq * table_width + position // PAGE, seen, 0).to(tl.int64)
-        place = ((page * PAGE + position % PAGE) * n_kv + kv_head) * width
+        vector = (page * PAGE + position % PAGE) * n_kv + kv_head
+        place = vector * width
         there = seen[:, None] & inside[None, :]
-        k = tl.load(k_ptr + place[:, None] + d[None, :], there, 0.0)
+        k = _numbers(tl.load(k_ptr + place[:, None] + d[None, :], there, 0.0), q.dtype, SCALED, BITS)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        if SCALED:
+            scores = scores * tl.load(k_scale_ptr + vector, seen, 0.0)[None, :]
+            if BITS:
+                scores = scores * 256.0
         scores = tl.where(seen[None, :], scores, float("-inf"))
         higher = tl.maximum(best, tl.max(scores, axis=1))
         safe = tl.where(higher == float("-inf"), 0.0, higher)  # nothing seen so far
         p = tl.exp(scores - safe[:, None])
         shrink = tl.exp(best - safe)
         total = total * shrink + tl.sum(p, axis=1)
-        v = tl.load(v_ptr + place[:, None] + d[None, :], there, 0.0)
-        acc = acc * shrink[:, None] + tl.dot(p.to(v.dtype), v, input_precision="ieee")
+        v = _numbers(tl.load(v_ptr + place[:, None] + d[None, :], there, 0.0), q.dtype, SCALED, BITS)
+        acc = acc * shrink[:, None]
+        if SCALED:  # by the largest scale of the block, so that weights keep their size in 16 bits
+            v_scale = tl.load(v_scale_ptr + vector, seen, 0.0)
+            most = tl.max(v_scale, axis=0)
+            p = p * (v_scale / tl.where(most > 0, most, 1.0))[None, :]
+            if BITS:
+                most = most * 256.0
+            acc += tl.dot(p.to(v.dtype), v, input_precision="ieee") * most
+        else:
+            acc += tl.dot(p.to(v.dtype), v, input_precision="ieee")
         best = higher
     out = (seq * n_heads + head) * n_chunks + part
     tl.store(max_ptr + out, best, mine)
@@ -89,8 +119,7 @@ def _join(acc_ptr, max_ptr, sum_ptr, context_ptr, out_ptr, n_heads, width, n_chu
 
 def attend_one(
     q: torch.Tensor,
-    k_pages: torch.Tensor,
-    v_pages: torch.Tensor,
+    layer: LayerKV,
     tables: torch.Tensor,
     context: torch.Tensor,
     scale: float,
@@ -98,7 +127,8 @@ def attend_one(
 ) -> torch.Tensor:
     """See `ops.attend_one`. A page of unused memory may hold anything: it is not read."""
     n_seqs, n_heads, width = q.shape
-    page, n_kv = k_pages.shape[1], k_pages.shape[2]
+    page, n_kv = layer.k.values.shape[1:3]
+    k, v = layer.k.as_numbers, layer.v.as_numbers
     longest = tables.shape[1] * page
     chunk = CHUNK * max(1, triton.next_power_of_2(triton.cdiv(longest, CHUNK * MOST_CHUNKS)))
     n_chunks = triton.cdiv(longest, chunk)
@@ -109,8 +139,10 @@ def attend_one(
     total = torch.empty_like(best)
     out = torch.empty_like(q)
     _attend[(n_seqs, n_kv, n_chunks)](
-        q.contiguous(), k_pages, v_pages, tables, context, acc, best, total, scale, window or 0, n_heads, n_kv, width,
-        tables.shape[1], n_chunks, chunk,
+        q.contiguous(), k, v, best if layer.k.scale is None else layer.k.scale,
+        best if layer.v.scale is None else layer.v.scale, tables, context, acc, best, total, scale, window or 0,
+        n_heads, n_kv, width, tables.shape[1], n_chunks, chunk,
+        SCALED=layer.k.scale is not None, BITS=k.dtype == torch.uint8,
         PAGE=page, GROUP=group, ROWS=max(16, triton.next_power_of_2(group)), BLOCK_D=block_d, BLOCK_N=64,
     )  # fmt: skip
     _join[(n_seqs, n_heads)](acc, best, total, context, out, n_heads, width, n_chunks, chunk, BLOCK_D=block_d)

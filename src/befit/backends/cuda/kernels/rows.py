@@ -6,6 +6,13 @@ import torch
 import triton
 import triton.language as tl
 
+from befit.backends.cuda import kv
+from befit.backends.cuda.kv import LayerKV
+
+KINDS = {"f16": 0, "f32": 0, "int8": 1, "fp8": 2}
+"""What a kernel that writes keys and values is told."""
+LEAST = tl.constexpr(kv.LEAST)
+
 
 @triton.jit
 def _add_norm(a_ptr, b_ptr, weight_ptr, sum_ptr, out_ptr, width, eps, BLOCK: tl.constexpr):
@@ -33,12 +40,40 @@ def _silu_mul(gate_ptr, up_ptr, out_ptr, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _encode_e4m3(x):
+    """Bits of the e4m3 nearest to float32 x, ties to even, |x| < 464: by integers, since some cards cannot convert."""
+    bits = x.to(tl.int32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    normal = ((size + 0x7FFFF + ((size >> 20) & 1)) >> 20) - (120 << 3)  # the exponent's bias is 7 instead of 127
+    small = (tl.abs(x) + 16384.0).to(tl.int32, bitcast=True) & 15  # whose last place is 2^-9, as of subnormals
+    return (((bits >> 24) & 0x80) | tl.where(size < (121 << 23), small, normal)).to(tl.uint8)
+
+
+@triton.jit
+def _keep(pages_ptr, scale_ptr, vector, x, i, inside, width, KIND: tl.constexpr):
+    """Write float32 x [BLOCK], which is 0 outside, as vector number `vector` of the pages: see cuda/kv.py."""
+    if KIND == 0:
+        tl.store(pages_ptr + vector * width + i, x.to(pages_ptr.dtype.element_ty), inside)
+    else:
+        top = 127.0 if KIND == 1 else 448.0
+        most = tl.max(tl.abs(x), axis=0)
+        y = x * tl.where(most > LEAST, top / tl.maximum(most, LEAST), 0.0)
+        if KIND == 2:
+            tl.store(pages_ptr + vector * width + i, _encode_e4m3(y), inside)
+        else:  # beside 1.5 * 2^23 the last place is 1
+            tl.store(pages_ptr + vector * width + i, ((y + 12582912.0) - 12582912.0).to(tl.int8), inside)
+        tl.store(scale_ptr + vector, most / top + tl.sum(x * 0.0, axis=0))  # the sum is 0, or NaN
+
+
+@triton.jit
 def _rope_and_write(
-    q_ptr, k_ptr, v_ptr, cos_ptr, sin_ptr, out_ptr, k_pages_ptr, v_pages_ptr, slot_ptr, n_heads, n_kv, width,
-    HALF: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, cos_ptr, sin_ptr, out_ptr, k_pages_ptr, v_pages_ptr, k_scale_ptr, v_scale_ptr, center_ptr,
+    slot_ptr, n_heads, n_kv, width,
+    HALF: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK: tl.constexpr, KIND: tl.constexpr, CENTER: tl.constexpr,
 ):  # fmt: skip
     """One program a token and head: first those of q, then of k, then of v. Component i of a head turns with its
-    partner j by angle f; those from 2 * HALF on stay as they are."""
+    partner j by angle f; those from 2 * HALF on stay as they are. KIND 0 keeps keys and values as floats, 1 as int8, 2
+    as the bits of e4m3; CENTER takes from keys what all have in common."""
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     i = tl.arange(0, BLOCK)
@@ -66,13 +101,15 @@ def _rope_and_write(
         if head < n_heads:
             tl.store(out_ptr + (token * n_heads + head) * width + i, x.to(out_ptr.dtype.element_ty), inside)
         else:
-            place = (tl.load(slot_ptr + token).to(tl.int64) * n_kv + head - n_heads) * width
-            tl.store(k_pages_ptr + place + i, x.to(k_pages_ptr.dtype.element_ty), inside)
+            vector = tl.load(slot_ptr + token).to(tl.int64) * n_kv + head - n_heads
+            if CENTER:
+                x = x - tl.load(center_ptr + (head - n_heads) * width + i, inside, 0.0)
+            _keep(k_pages_ptr, k_scale_ptr, vector, x, i, inside, width, KIND)
     else:
         kv_head = head - n_heads - n_kv
-        v = tl.load(v_ptr + (token * n_kv + kv_head) * width + i, inside, 0.0)
-        v_place = (tl.load(slot_ptr + token).to(tl.int64) * n_kv + kv_head) * width
-        tl.store(v_pages_ptr + v_place + i, v.to(v_pages_ptr.dtype.element_ty), inside)
+        v = tl.load(v_ptr + (token * n_kv + kv_head) * width + i, inside, 0.0).to(tl.float32)
+        v_vector = tl.load(slot_ptr + token).to(tl.int64) * n_kv + kv_head
+        _keep(v_pages_ptr, v_scale_ptr, v_vector, v, i, inside, width, KIND)
 
 
 def add_norm(
@@ -101,8 +138,7 @@ def rope_and_write(
     v: torch.Tensor,
     turn: tuple[torch.Tensor, torch.Tensor] | None,
     interleaved: bool,
-    k_pages: torch.Tensor,
-    v_pages: torch.Tensor,
+    layer: LayerKV,
     slots: torch.Tensor,
 ) -> torch.Tensor:
     """See `Choices.rope_and_write`."""
@@ -111,10 +147,18 @@ def rope_and_write(
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     out = torch.empty_like(q)
     cos, sin = turn if turn is not None else (q, q)  # not read then
+    keys, values = layer.k, layer.v
+
+    def given(part: torch.Tensor | None) -> torch.Tensor:
+        return cos if part is None else part  # a pointer that is not followed
+
     _rope_and_write[(n, n_heads + 2 * n_kv)](
-        q, k, v, cos, sin, out, k_pages, v_pages, slots, n_heads, n_kv, width,
+        q, k, v, cos, sin, out, keys.values, values.values, given(keys.scale), given(values.scale), given(keys.center),
+        slots, n_heads, n_kv, width,
         HALF=cos.shape[1] if turn is not None else 0,
         INTERLEAVED=interleaved,
         BLOCK=triton.next_power_of_2(width),
+        KIND=KINDS[keys.kind],
+        CENTER=keys.center is not None,
     )  # fmt: skip
     return out

@@ -6,13 +6,23 @@ keys can be a hundred times as large as what distinguishes keys (Qwen2.5), and w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from befit.models.program import Attention
+from befit.models.program import Attention, Linear, Op
 from befit.weights.tensor import F32
 
 POSITIONS = 4096
 """The mean is over so many positions. Channels that turn slowly keep their bias in it; in fast ones it cancels out."""
+
+
+def bias_of_keys(ops: Sequence[Op], i: int) -> str | None:
+    """The bias of the matrix that the keys of op i, an attention, come from directly, if it has one."""
+    attention = ops[i]
+    assert isinstance(attention, Attention)
+    writer = next(op for op in reversed(ops[:i]) if getattr(op, "out", None) == attention.k)
+    return writer.bias if isinstance(writer, Linear) else None
 
 
 def key_center(op: Attention, bias: F32 | None) -> F32 | None:
