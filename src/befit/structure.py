@@ -64,6 +64,11 @@ class Structure:
             raise InvalidRequest(
                 f"{self.param} has {len(self.text)} characters; a structure may have {most}.", self.param
             )
+        if not _has_utf8(self.text):
+            raise InvalidRequest(
+                f"{self.param} has half of a surrogate pair, which is no character and has no UTF-8; leave it out.",
+                self.param,
+            )
         if self.kind == "regex":
             _check_regex(self.text, self.param)
         elif self.kind == "grammar":
@@ -132,6 +137,14 @@ def _check_schema(value: Any, literal: bool, param: str) -> None:
                 "be written exactly.",
                 param,
             )
+
+
+def _has_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def choice_text(choices: Sequence[str], *, param: str) -> str:

@@ -63,3 +63,9 @@ def test_any_schema_compiles_or_is_refused(model: LoadedModel, schema: dict[str,
 @given(st.sampled_from(["regex", "grammar"]), st.text('ab()[]{}|*+?\\^$.-,0159 "=:/\n', max_size=24))
 def test_any_pattern_or_grammar_compiles_or_is_refused(model: LoadedModel, kind: Any, text: str) -> None:
     assert blamed(model, Structure(kind, text, param="it")) == "it"
+
+
+@pytest.mark.parametrize("kind", ["regex", "grammar"])
+def test_half_a_surrogate_pair_is_refused(kind: Any) -> None:
+    with pytest.raises(InvalidRequest, match="surrogate"):
+        Structure(kind, 'root ::= "\ud800"', param="it")

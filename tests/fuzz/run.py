@@ -1,9 +1,9 @@
 """Fuzzing with coverage: python tests/fuzz/run.py [--minutes 1] [--seconds-an-input 5] [TARGET ...]
 
 Needs `pip install atheris`. Each target (all of them, when none is named; see targets.py) begins with what it found
-interesting before, in build/fuzz/TARGET/corpus, and with small inputs of the tests. An input that raises anything but an
-error of befit's own, takes longer than that or more than 2 GB is kept as build/fuzz/TARGET/finding-…; to see it again:
-python tests/fuzz/target.py TARGET FILE. Exit status 1 when there was one.
+interesting before, in build/fuzz/TARGET/corpus, and with small inputs of the tests. An input that raises anything but
+an error of befit's own, takes longer than that or more than 2 GB is kept as build/fuzz/TARGET/finding-…; to see it
+again: python tests/fuzz/target.py TARGET FILE. Exit status 1 when there was one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
 from targets import TARGETS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def fuzz(name: str, seconds: int, longest: float) -> bool:
@@ -49,7 +51,10 @@ def fuzz(name: str, seconds: int, longest: float) -> bool:
     text = (home / "log").read_text(errors="replace")
     inputs = re.findall(r"number_of_executed_units: (\d+)", text)
     covered = re.findall(r"cov: (\d+)", text)
-    print(f"{name}: {inputs[-1] if inputs else 0} inputs, {covered[-1] if covered else 0} edges, status {status}", flush=True)
+    print(
+        f"{name}: {inputs[-1] if inputs else 0} inputs, {covered[-1] if covered else 0} edges, status {status}",
+        flush=True,
+    )
     if status:
         print(f"  see {home / 'log'}", *re.findall(r"Test unit written to (\S+)", text), flush=True)
     return status == 0

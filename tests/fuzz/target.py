@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["befit", "jinja2", "uvicorn"]):
 logging.disable(logging.CRITICAL)
 arguments = [sys.argv[0], *sys.argv[2:], f"-max_len={target.longest}"]
 if target.words:
-    atheris.Setup(arguments, one, custom_mutator=json_mutator(target.words, atheris.Mutate))
+    atheris.Setup(arguments, one, custom_mutator=json_mutator(target.words))
 else:
     atheris.Setup(arguments, one)
 atheris.Fuzz()
