@@ -1,4 +1,4 @@
-"""Fuzzing with coverage: python tests/fuzz/run.py [--minutes 1] [--seconds-an-input 5] [TARGET ...]
+"""Fuzzing with coverage: python tests/fuzz/run.py [--minutes 1] [--seconds-an-input 10] [TARGET ...]
 
 Needs `pip install atheris`. Each target (all of them, when none is named; see targets.py) begins with what it found
 interesting before, in build/fuzz/TARGET/corpus, and with small inputs of the tests. An input that raises anything but
@@ -65,7 +65,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--minutes", type=float, default=1, help="for each target")
-    parser.add_argument("--seconds-an-input", type=float, default=5)
+    parser.add_argument("--seconds-an-input", type=float, default=10, help="by the wall clock; more on a busy machine")
     given = parser.parse_args()
     if unknown := set(given.targets) - set(TARGETS):
         parser.error(f"{', '.join(unknown)} is none of {', '.join(TARGETS)}")
