@@ -57,14 +57,16 @@ static void quantize(const float* x, const QAct& act, int token) {
   for (int k = 0; k < n; k += kLanes) top = i_max(top, f_bits(f_abs(f_load(x + k))));
   const float peak = std::bit_cast<float>(i_hmax(top));
   act.d[token] = peak / most;
-  const VF scale = f_set(peak > 1e-30f && peak < 1e38f ? most / peak : 0.0f);
+  const bool usable = peak > 1e-30f && peak < __builtin_inff();  // else zeros: d alone says what there was
+  const VF scale = f_set(usable ? most / peak : 0.0f);
   int8_t* q = (int8_t*)act.bytes(token);
   int32_t* sum = (int32_t*)act.sums_of(token);
   int16_t* part = (int16_t*)act.parts_of(token);
   for (int pair = 0; pair < act.pairs(); pair++, q += QAct::kBytes, sum += 4 * kBlockTokens, part += 4 * kBlockTokens) {
     const int have = n - pair * QAct::kPair;  // columns from here on
     VI v[vectors];
-    for (int k = 0; k < vectors; k++) v[k] = k * kLanes < have ? i_from(f_mul(f_load(x + pair * QAct::kPair + k * kLanes), scale)) : i_zero();
+    for (int k = 0; k < vectors; k++)
+      v[k] = usable && k * kLanes < have ? i_from(f_mul(f_load(x + pair * QAct::kPair + k * kLanes), scale)) : i_zero();
     int32_t s[4];
     if constexpr (kPacksPairs) {
       pack_pair(v, q, q + QAct::kPlane, s);

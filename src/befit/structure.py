@@ -59,10 +59,11 @@ class Structure:
         return bool(self.after or self.begun)
 
     def __post_init__(self) -> None:
-        most = MAX_CHARACTERS[self.kind]
-        if len(self.text) > most:
+        _check_size(self.text, self.kind, self.param)
+        if not _has_utf8(self.text):
             raise InvalidRequest(
-                f"{self.param} has {len(self.text)} characters; a structure may have {most}.", self.param
+                f"{self.param} has half of a surrogate pair, which is no character and has no UTF-8; leave it out.",
+                self.param,
             )
         if self.kind == "regex":
             _check_regex(self.text, self.param)
@@ -94,6 +95,7 @@ def schema_text(schema: Any, *, lenient: bool = False, whitespace: str | None = 
     if lenient:
         options["lenient"] = True
     try:
+        _check_size(json.dumps(schema), "json", param)  # before it is walked, on the event loop
         _check_schema(schema, False, param)
         return json.dumps({**_with_lengths(schema), "x-guidance": options})
     except RecursionError:
@@ -132,6 +134,20 @@ def _check_schema(value: Any, literal: bool, param: str) -> None:
                 "be written exactly.",
                 param,
             )
+
+
+def _check_size(text: str, kind: str, param: str) -> None:
+    most = MAX_CHARACTERS[kind]
+    if len(text) > most:
+        raise InvalidRequest(f"{param} has {len(text)} characters; a structure may have {most}.", param)
+
+
+def _has_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def choice_text(choices: Sequence[str], *, param: str) -> str:

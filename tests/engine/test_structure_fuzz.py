@@ -63,3 +63,15 @@ def test_any_schema_compiles_or_is_refused(model: LoadedModel, schema: dict[str,
 @given(st.sampled_from(["regex", "grammar"]), st.text('ab()[]{}|*+?\\^$.-,0159 "=:/\n', max_size=24))
 def test_any_pattern_or_grammar_compiles_or_is_refused(model: LoadedModel, kind: Any, text: str) -> None:
     assert blamed(model, Structure(kind, text, param="it")) == "it"
+
+
+@pytest.mark.parametrize("kind", ["regex", "grammar"])
+def test_half_a_surrogate_pair_is_refused(kind: Any) -> None:
+    with pytest.raises(InvalidRequest, match="surrogate"):
+        Structure(kind, 'root ::= "\ud800"', param="it")
+
+
+def test_a_schema_that_is_too_long_is_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("befit.structure._check_schema", None)
+    with pytest.raises(InvalidRequest, match="a structure may have 1048576"):
+        schema_text({"enum": [1] * 400_000}, param="schema")

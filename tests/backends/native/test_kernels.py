@@ -74,6 +74,15 @@ def test_nan_and_infinity_in_an_activation_reach_the_result(isa):
         assert not np.isfinite(_native.matmul(isa, raw_bytes(weight), 16, 64, "q4_0", x)).any()
 
 
+@pytest.mark.parametrize("isa", _native.isas())
+def test_the_largest_floats_are_no_zeros(isa):
+    weight = random_matrix(np.random.default_rng(3), "w", 16, 64, "q4_0")
+    x = np.zeros((1, 64), np.float32)
+    x[0, 5] = 1
+    small, large = (_native.matmul(isa, raw_bytes(weight), 16, 64, "q4_0", x * by) for by in (1, 2e38))
+    assert np.allclose(large / 2e38, small, rtol=1e-3)
+
+
 def test_a_wrong_byte_count_is_refused():
     with pytest.raises(ValueError, match="matrix bytes: 10, expected 36"):
         _native.matmul("generic", np.zeros(10, np.uint8), 2, 32, "q4_0", np.zeros((1, 32), np.float32))
