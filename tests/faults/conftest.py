@@ -30,12 +30,22 @@ CHANGED = (
 class Server:
     """A `befit serve`, what it answers, each time on a new connection, and whether it is as it was."""
 
-    def __init__(self, model: Path, *options: str, port: int = 0, change: str = "", within: Sequence[str] = ()) -> None:
-        """within: a command that runs another one, put in front of this one."""
+    def __init__(
+        self,
+        model: Path,
+        *options: str,
+        port: int = 0,
+        change: str = "",
+        within: Sequence[str] = (),
+        log: Path | None = None,
+    ) -> None:
+        """within: a command that runs another one, put in front of this one; log: the file, as seen there, that gets
+        what the server prints."""
         start = ["-c", CHANGED.format(change)] if change else ["-m", "befit.cli"]
         command = [*within, sys.executable, "-u", *start, "serve", str(model), "--port", str(port), *SIZES, *options]
         with _usual_descriptors():
             self.process = ServerProcess("befit", command, port)
+        self._log = log and Path(f"/proc/{self.process.pid}/root{log}")
         self.port = self._listens()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
@@ -43,13 +53,18 @@ class Server:
     def _listens(self) -> int:
         """The port, once it serves there; it is the system's choice, so that nobody else can have it."""
         end = time.monotonic() + 60
-        while not (found := re.search(r"Serving http://\S+:(\d+)/v1", self.process.last_words())):
+        while not (found := re.search(r"Serving http://\S+:(\d+)/v1", self._words())):
             if self.process.status is not None or time.monotonic() > end:
                 said = self.process.last_words()
                 self.process.stop()
                 pytest.fail(f"the server does not serve: {said}")
             time.sleep(0.005)
         return int(found[1])
+
+    def _words(self) -> str:
+        if self._log is None:
+            return self.process.last_words()
+        return self._log.read_text("utf-8") if self._log.exists() else ""
 
     def ask(self, **wishes: Any) -> str:
         answer = self.http.post("/v1/completions", json={**PROMPT, **wishes})

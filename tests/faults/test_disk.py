@@ -120,7 +120,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, start_for_module: Any, tiny:
         pytest.skip("this system does not let its users mount anything (unshare -rm)")
     disk = tmp_path_factory.mktemp("disk")
     within = ["unshare", "-rm", "sh", "-c", MOUNT, str(disk), "env", f"BEFIT_HOME={disk}"]
-    server = start_for_module(tiny, "--any-model", "--access-log", within=within)
+    server = start_for_module(tiny, "--any-model", "--access-log", within=within, log=disk / "log")
     server.disk = Path(f"/proc/{server.process.pid}/root{disk}")
     return server
 
