@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from starlette.types import Receive
@@ -28,6 +30,11 @@ T = TypeVar("T")
 _INLINE_CHARS = 4096
 """Shorter texts are worked on in the event loop (about a millisecond), longer ones in a worker thread."""
 
+_HUGE_CHARS = 1 << 20
+"""Texts from here on are worked on one after the other, because each takes a hundred times its size in memory."""
+
+_HUGE = ThreadPoolExecutor(1, "huge-texts")
+
 
 @dataclass(slots=True)
 class Job:
@@ -41,7 +48,9 @@ async def off_loop(size: int, function: Callable[..., T], *args: Any, **kwargs: 
     """function(*args, **kwargs) on a text of `size` characters: at once if that is short, else in a worker thread."""
     if size <= _INLINE_CHARS:
         return function(*args, **kwargs)
-    return await asyncio.to_thread(function, *args, **kwargs)
+    if size < _HUGE_CHARS:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_HUGE, partial(function, *args, **kwargs))
 
 
 async def encode(tokenizer: Tokenizer, text: str, *, add_special: bool) -> list[int]:

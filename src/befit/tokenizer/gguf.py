@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ from befit.tokenizer.vocabulary import (
     read_vocabulary,
     string_array,
 )
+
+# One text at a time gains nothing from threads, and the library would start one for every core.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 class GGUFTokenizer:
@@ -117,7 +121,8 @@ class GGUFTokenizer:
         if self._prefix_unless is not None and text and (add_special or parse_special):
             prefix = "" if parse_special and text.startswith(self._prefix_unless) else " "
         try:
-            ids: list[int] = library.encode(prefix + text, add_special_tokens=False).ids
+            # The form for several texts finds no offsets, which takes a tenth to a half less time.
+            ids: list[int] = library.encode_batch_fast([prefix + text], add_special_tokens=False)[0].ids
         except (UnicodeEncodeError, TypeError):
             at = next((at for at, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
             if at is None:
