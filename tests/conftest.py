@@ -24,7 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Where a shell runs the suite in the background: tests send SIGINT, and processes that they start inherit this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ON_REQUEST = ("browser", "faults", "fuzz")
+ON_REQUEST = ("browser", "faults", "fuzz", "slow")
 """Markers of tests that run only where -m names them."""
 
 

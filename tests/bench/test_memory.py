@@ -11,6 +11,7 @@ from befit.config import EngineOptions
 from befit.engine.load import load_model, settle
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_predicted_peak_is_the_measured_one(smollm2_path: Path) -> None:
     run = measure(str(smollm2_path), {"ctx": 512, "kv_tokens": 1024, "max_seqs": 2, "token_budget": 256})

@@ -10,7 +10,7 @@ import pytest
 
 from befit.cli import main
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 
 def test_befit_beside_itself(smollm2_path: Path, tmp_path: Path) -> None:

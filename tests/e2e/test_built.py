@@ -10,7 +10,7 @@ from befit.prepared.write import build
 
 from .conftest import SIZES, ServerProcess
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 ASKED = {"prompt": "def fibonacci(n):\n", "max_tokens": 24, "temperature": 0, "logprobs": 1}
 

@@ -222,6 +222,7 @@ def test_ps_and_stop(many: ServerProcess, llama: ollama.Client, capsys: pytest.C
     assert "127.0.0.1:9" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_memory_is_shared(places: Path) -> None:
     """Both fit alone and not together: the idle one makes room."""
     sizes = ("--memory", "205MB", "--max-seqs", "1", "--token-budget", "64")

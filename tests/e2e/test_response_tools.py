@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import ServerProcess
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 CITY: dict[str, Any] = {
     "type": "object",

@@ -13,7 +13,7 @@ import pytest
 
 from support.schemas import random_schema
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 CITY = {
     "type": "object",

@@ -82,6 +82,7 @@ def test_what_has_no_end_ends_in_time(model: LoadedModel, schema: object) -> Non
     assert closed
 
 
+@pytest.mark.slow
 def test_every_limit_that_is_long_enough_is_enough(reference: LoadedModel) -> None:
     engine = Engine(reference)
     compiled = reference.grammars._prepared(json_structure(TREE))

@@ -128,6 +128,7 @@ def test_a_tiny_model(open_tiny: Open) -> None:
     check(open_tiny, prompts(32), 24, tight=768)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_smollm2(smollm2_path: Path) -> None:
     with loaded_once(smollm2_path) as open_model:

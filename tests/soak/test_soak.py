@@ -9,6 +9,8 @@ import pytest
 
 from support.files import tiny_file
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder_on_path(monkeypatch: pytest.MonkeyPatch) -> None:

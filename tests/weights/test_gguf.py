@@ -309,6 +309,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
 # --- real models ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_smollm2_equals_the_oracle(smollm2_path: Path) -> None:
     oracle = gguf.GGUFReader(smollm2_path)

@@ -14,7 +14,7 @@ from befit.engine.load import LoadedModel, load_model
 from befit.engine.outputs import CompletionOutput
 from befit.sampling import SamplingParams
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 FUNCTION = '''def total(items, tax):
     """The price of all items with tax."""
