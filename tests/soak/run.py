@@ -1,6 +1,6 @@
 """A long soak: python tests/soak/run.py [--minutes 60] [--model MODEL] [--clients 48] [--json FILE] [-- SERVE OPTIONS]
 
-Starts a `befit serve` with little room for keys and values, so that requests are preempted, puts mixed load on it and
+Starts a `befit serve` with little room for keys and values, for which requests wait, puts mixed load on it and
 compares every answer with the one that the request gets alone. Exit status 1 when an answer was wrong, a request failed
 or a page or request is left over.
 """
