@@ -43,6 +43,7 @@ def create(
     not needed any more. Raises UnsupportedModel when the backend cannot run the program, ConfigError when the weights
     are packed for another one or the machine has no such device.
     """
+    _check_packed(name, tensors, card_layers)
     if name == "native":
         from befit.backends.native.backend import NativeBackend
 
@@ -95,12 +96,7 @@ def create(
         )
     from befit.backends.reference.backend import ReferenceBackend
 
-    plain = {name: weight for name, weight in tensors.items() if not isinstance(weight, PackedTensor)}
-    if len(plain) < len(tensors):
-        raise ConfigError(
-            f"{len(tensors) - len(plain)} matrices are packed for the native backend and the {name} backend cannot "
-            "read them; load the GGUF file that they were built from."
-        )
+    plain = {key: weight for key, weight in tensors.items() if not isinstance(weight, PackedTensor)}
     return ReferenceBackend(
         program,
         plain,
@@ -111,6 +107,21 @@ def create(
         on_progress=on_progress,
         release=release,
     )
+
+
+def _check_packed(name: str, tensors: Mapping[str, Weight], card_layers: int | None) -> None:
+    """Raise ConfigError where matrices are packed for a backend that is not the one, or not the only one, to run."""
+    packed = [weight.backend for weight in tensors.values() if isinstance(weight, PackedTensor)]
+    if card_layers is not None and packed:
+        raise ConfigError(
+            f"{len(packed)} matrices are packed for the {packed[0]} backend alone, and the model does not fit the "
+            "card; load the GGUF file or folder that they were built from."
+        )
+    if set(packed) - {name}:
+        raise ConfigError(
+            f"{len(packed)} matrices are packed for the {packed[0]} backend and the {name} backend cannot read them; "
+            "load the GGUF file or folder that they were built from."
+        )
 
 
 def _split(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from befit.cli.options import POSITIVE
+
+if TYPE_CHECKING:
+    from befit.prepared.plan import Target
 
 
 @click.command("build")
@@ -14,13 +18,21 @@ from befit.cli.options import POSITIVE
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder to write."
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["native", "cuda"]),
+    default="native",
+    show_default=True,
+    help="What is to load it: the CPU's kernels, or a card's.",
+)
 @click.option("--force", is_flag=True, help="Replace a built folder that is there.")
 @click.option("--threads", type=POSITIVE, metavar="N", help="Worker threads.  [default: one a physical core]")
-def command(model: str, output: Path, force: bool, threads: int | None) -> None:
+def command(model: str, output: Path, backend: str, force: bool, threads: int | None) -> None:
     """Repack MODEL into a folder that starts faster, and print where it is.
 
     The folder stands for the model wherever MODEL is asked for, with the same outputs. It holds all it needs, for any
-    CPU. When it does not match this befit any more, or the model file has changed, it is built anew on use.
+    CPU or, with --backend cuda, for any card; building needs none. When it does not match this befit any more, or the
+    model file has changed, it is built anew on use.
     """
     from befit import store
     from befit.engine.load import served_name
@@ -32,5 +44,13 @@ def command(model: str, output: Path, force: bool, threads: int | None) -> None:
     path = store.resolve(model, progress=True)
     if store.is_build(str(path)):
         raise ConfigError(f"{model} is a built folder already; name the model that it was built from.")
-    build(path, output, name=served_name(model, path), threads=threads or physical_cores(), force=force, progress=True)
+    build(
+        path,
+        output,
+        name=served_name(model, path),
+        threads=threads or physical_cores(),
+        force=force,
+        progress=True,
+        backend=cast("Target", backend),
+    )
     click.echo(output)

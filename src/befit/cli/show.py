@@ -61,6 +61,7 @@ def command(model: str, as_json: bool, verify: bool) -> None:
             ["served as", build["served_name"]],
             ["built from", f"{build['source']}{there}"],
             ["source sha256", build["source_sha256"]],
+            ["built for", f"the {build['backend']} backend"],
             ["built by", f"befit {build['befit']} at {build['built_at']}, packed layout {build['packed_layout']}"],
         ]
     lines += [["note", note] for note in facts["notes"]]
@@ -98,6 +99,7 @@ def _describe_build(path: Path) -> dict[str, Any]:
             "source": manifest.source[0].path,
             "source_sha256": manifest.source[0].sha256,
             "befit": manifest.befit,
+            "backend": manifest.backend,
             "packed_layout": manifest.packed_layout,
             "built_at": manifest.built_at,
         }

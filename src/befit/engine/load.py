@@ -26,6 +26,7 @@ from befit.weights.tensor import DenseTensor, PackedTensor, Tensor, Weight
 if TYPE_CHECKING:
     from befit.plan.fit import Budget
     from befit.plan.memory import Model
+    from befit.prepared.plan import Target as Backends
     from befit.prepared.read import Build
     from befit.quantize.recipe import Target
     from befit.store.hub_fetch import Wanted
@@ -142,7 +143,7 @@ def load_model(
         if options.draft is not None:
             from befit.engine.speculation.vocabulary import check_vocabulary
 
-            draft = _open(options.draft, options, progress)
+            draft = _open(options.draft, _beside(opened, options), progress)
             check_vocabulary(draft.name, opened.metadata, draft.metadata)
         config, budget, facts, notes = _settled(opened, options, draft, alone=alone, shorten=shorten)
         settings = table(config, budget, facts, notes)
@@ -185,7 +186,7 @@ def settle(ref: str, options: EngineOptions) -> tuple[EngineConfig, Budget, Mode
         stack.callback(opened.close)
         draft = None
         if options.draft is not None:
-            draft = _open(options.draft, options, progress=False)
+            draft = _open(options.draft, _beside(opened, options), progress=False)
             stack.callback(draft.close)
         return _settled(opened, options, draft)[:3]
 
@@ -197,8 +198,9 @@ def _settled(
     from befit.engine.quantise import choose
     from befit.engine.resolve import resolve
 
-    if options.backend == "auto" and any(isinstance(weight, PackedTensor) for weight in opened.weights.values()):
-        options = replace(options, backend="native")  # a built folder is packed for it
+    packed = _packed_for(opened)
+    if options.backend == "auto" and packed:
+        options = replace(options, backend=packed)
 
     beside = draft.facts if draft is not None else None
 
@@ -215,8 +217,22 @@ def _settled(
         choice = choose(fewest, opened.program, opened.weights, opened.release, settings_of)
     opened.weights = choice.weights
     facts = facts_of(opened.weights)
-    config, budget = resolve(options, facts, alone=alone, shorten=shorten)
+    config, budget = resolve(options, facts, alone=alone, shorten=shorten, split=not packed)
     return config, budget, facts, [*opened.notes, *([choice.why] if choice.why else [])]
+
+
+def _packed_for(opened: _Opened) -> str | None:
+    """The backend that a built folder is for; None for what is no built folder."""
+    return next((weight.backend for weight in opened.weights.values() if isinstance(weight, PackedTensor)), None)
+
+
+def _beside(opened: _Opened, options: EngineOptions) -> EngineOptions:
+    """The options for a draft model: it runs on the backend that the model does."""
+    from befit.engine.resolve import auto_backend
+
+    if options.backend != "auto":
+        return options
+    return replace(options, backend=_packed_for(opened) or auto_backend(options))
 
 
 def _counted(weights: Iterable[Weight]) -> tuple[int, str]:
@@ -229,7 +245,7 @@ def _counted(weights: Iterable[Weight]) -> tuple[int, str]:
 
 
 def _format_name(form: Any) -> str:
-    return form if isinstance(form, str) else str(form.name)
+    return form.partition("/")[0] if isinstance(form, str) else str(form.name)
 
 
 def _create(opened: _Opened, config: EngineConfig, on_progress: Callable[[int, int], None] | None = None) -> Backend:
@@ -323,15 +339,17 @@ def _open_build(path: Path, options: EngineOptions, progress: bool) -> _Opened:
     from befit.prepared.manifest import read_manifest
     from befit.prepared.read import open_build
 
+    backend = _wanted(path, options)
     try:
-        build = open_build(path)
+        build = open_build(path, backend=backend)
     except BuildMismatch as mismatch:
         source = Path(mismatch.source) if mismatch.source else None
         if source is None or not source.is_file():
             where = f"its source, {source}, is not there" if source else "its source is not known"
             raise BuildMismatch(
                 f"{mismatch.message}; {where}, so it cannot be built anew here: "
-                f"run befit build MODEL -o {path} --force with the model's GGUF file or folder"
+                f"run befit build MODEL -o {path} --force{' --backend cuda' if backend == 'cuda' else ''} with the "
+                "model's GGUF file or folder"
             ) from mismatch
         log.warning("%s; building it anew from %s", mismatch.message, source)
         made = ""
@@ -341,7 +359,7 @@ def _open_build(path: Path, options: EngineOptions, progress: bool) -> _Opened:
         except BuildMismatch:
             name = source.stem if source.name != "config.json" else source.parent.name
         try:
-            build = _rebuild(source, path, name, made, options, progress)
+            build = _rebuild(source, path, name, made, backend, options, progress)
         except (BefitError, OSError) as failure:
             log.warning("Building %s anew failed (%s); loading %s itself", path, failure, source)
             return _open_file(source, name)
@@ -356,7 +374,30 @@ def _open_build(path: Path, options: EngineOptions, progress: bool) -> _Opened:
     )
 
 
-def _rebuild(source: Path, path: Path, name: str, made: str, options: EngineOptions, progress: bool) -> Build:
+def _wanted(path: Path, options: EngineOptions) -> Backends:
+    """The backend that a built folder is to be loaded by: the one that the user says, else its own where this machine
+    can run that. The reference, which no folder is for, gets its own too and refuses it."""
+    from befit.backends.cuda.device import choose_target
+    from befit.engine.resolve import auto_backend
+    from befit.errors import BuildMismatch
+    from befit.prepared.manifest import read_manifest
+
+    if options.backend == "cuda":
+        choose_target()  # a folder is not built anew for a card that is not there
+        return "cuda"
+    if options.backend == "native":
+        return "native"
+    try:
+        made = read_manifest(path).backend
+    except BuildMismatch:  # nobody can say what it was for
+        return "native"
+    runs = made == "cuda" and (options.backend == "reference" or auto_backend(options) == "cuda")
+    return "cuda" if runs else "native"
+
+
+def _rebuild(
+    source: Path, path: Path, name: str, made: str, backend: Backends, options: EngineOptions, progress: bool
+) -> Build:
     from befit.plan.hardware import physical_cores
     from befit.prepared.read import open_build
     from befit.prepared.write import build
@@ -376,9 +417,10 @@ def _rebuild(source: Path, path: Path, name: str, made: str, options: EngineOpti
             force=True,
             progress=progress,
             measured=False,
+            backend=backend,
         )
     else:
-        build(source, path, name=name, threads=threads, force=True, progress=progress)
+        build(source, path, name=name, threads=threads, force=True, progress=progress, backend=backend)
     return open_build(path)
 
 

@@ -49,7 +49,7 @@ def resolve(
     wishes, DoesNotFit for lack of memory. A KV page has room for `model.draft` too.
     """
     _check(options)
-    backend = _auto_backend(options) if options.backend == "auto" else options.backend
+    backend = auto_backend(options) if options.backend == "auto" else options.backend
     if backend not in _KV_DTYPES:
         raise ConfigError(f"backend is {backend!r}; choose auto, native, cuda or reference.")
     kv_dtype = options.kv_dtype or _KV_DTYPES[backend][0]
@@ -161,7 +161,7 @@ def _check(options: EngineOptions) -> None:
         )
 
 
-def _auto_backend(options: EngineOptions) -> str:
+def auto_backend(options: EngineOptions) -> str:
     """cuda where a driver tells of a card, torch is installed and sees it too, and nothing asks for what it lacks."""
     from befit.backends.cuda import device
     from befit.plan import nvml
@@ -176,7 +176,7 @@ def _auto_backend(options: EngineOptions) -> str:
 
 def machine_of(options: EngineOptions) -> Machine:
     """What the options' models are to fit: this machine's memory or a card's, or so much of it as they say."""
-    return _machine(options, Path("/"), _auto_backend(options) if options.backend == "auto" else options.backend)
+    return _machine(options, Path("/"), auto_backend(options) if options.backend == "auto" else options.backend)
 
 
 def _machine(options: EngineOptions, root: Path, backend: str) -> Machine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from befit.backends.cuda.arrays import e4m3_blocks
 from befit.backends.cuda.size import fp8_bytes
 from befit.models.program import Program
 from befit.plan.memory import Model, by_class, parameters, shares
@@ -30,11 +31,20 @@ def of_weights(name: str, origin: str, program: Program, weights: Mapping[str, W
         stored=shares(kinds),
         formats=formats,
         fp8={
-            key: fp8_bytes(weight.shape, weight.fp8.tall, weight.fp8.wide)
+            key: fp8_bytes(weight.shape, *blocks)
             for key, weight in weights.items()
-            if isinstance(weight, MadeTensor) and weight.fp8 is not None
+            if (blocks := _e4m3(weight)) is not None
         },
     )
+
+
+def _e4m3(weight: Weight) -> tuple[int, int] | None:
+    """Rows and columns of the blocks of a matrix of e4m3; None for others."""
+    if isinstance(weight, PackedTensor):
+        return e4m3_blocks(weight.format)
+    if isinstance(weight, MadeTensor) and weight.fp8 is not None:
+        return weight.fp8.tall, weight.fp8.wide
+    return None
 
 
 def _format(weight: Weight) -> str:

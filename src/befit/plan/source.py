@@ -16,6 +16,7 @@ from befit.plan import hub
 from befit.plan.architecture import Architecture
 from befit.plan.config_json import from_config, from_gguf
 from befit.plan.memory import Model, Shapes, by_class, parameters, shares
+from befit.plan.opened import of_weights
 from befit.store import catalogue, choice
 from befit.store.hub import list_files
 from befit.store.repository import Repository, parse
@@ -128,22 +129,7 @@ def _build(path: Path) -> Model:
 
     build = open_build(path)
     build.close()
-    kinds: dict[str, int] = {}
-    for section in build.sections:
-        kinds[section.format.upper()] = kinds.get(section.format.upper(), 0) + section.nbytes
-    shapes = {section.name: section.shape for section in build.sections}
-    return Model(
-        name=build.manifest.name,
-        origin=str(path),
-        family=build.program.family,
-        catalogue_family=None,
-        program=build.program,
-        shapes=shapes,
-        counts=parameters(shapes),
-        weights=by_class({section.name: section.nbytes for section in build.sections}),
-        stored=shares(kinds),
-        formats={section.name: section.format for section in build.sections},
-    )
+    return of_weights(build.manifest.name, str(path), build.program, build.weights)
 
 
 # -- config.json and safetensors --------------------------------------------------------------------------------------

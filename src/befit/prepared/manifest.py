@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from befit.backends.cuda.arrays import LAYOUT
 from befit.errors import BuildMismatch
 from befit.store.layout import BUILD_MANIFEST
 
@@ -60,8 +61,10 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """name: what clients call the model. source: the GGUF file, or all its parts. packed_layout: see kernels.hpp.
+    """name: what clients call the model. source: the GGUF file, or all its parts.
 
+    backend: "native" or "cuda", the one that the weights are packed for; native, the default, is not written.
+    packed_layout: the version of how it packs them, see kernels.hpp and backends/cuda/arrays.py.
     quantised: what `befit quantize` made of the source, its target and block format with a slash between; empty where
     tensors were taken as they are.
     """
@@ -74,10 +77,13 @@ class Manifest:
     files: dict[str, FileFacts]
     byte_order: str = sys.byteorder
     quantised: str = ""
+    backend: str = "native"
 
     def to_json(self) -> bytes:
         """The file's content; `sha256` in it is that of all the rest."""
         fields = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        if self.backend == "native":
+            del fields["backend"]
         return json.dumps({**fields, "sha256": _digest(fields)}, indent=2).encode() + b"\n"
 
 
@@ -129,7 +135,17 @@ def _parse(fields: dict[str, Any]) -> Manifest:
         files=files,
         byte_order=_text(fields["byte_order"]),
         quantised=_text(fields.get("quantised", "")),
+        backend=_text(fields.get("backend", "native")),
     )
+
+
+def layout_of(backend: str) -> int | None:
+    """The version of how this befit packs weights for a backend; None for one that it does not pack for."""
+    if backend == "native":
+        from befit.backends.native import _native
+
+        return _native.packed_layout
+    return LAYOUT if backend == "cuda" else None
 
 
 def read_small(path: Path, limit: int = MAX_SMALL_BYTES) -> bytes:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
+from befit.backends.cuda.arrays import ARRAYS, arrays
 from befit.errors import UnsupportedModel
 from befit.models.program import Embed, Linear, Logits, Program
 from befit.weights.blocks import ALL_FORMATS
@@ -17,47 +18,88 @@ _LINE = 64
 _DENSE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 _LARGEST = 1 << 30
 
-Role = Literal["table", "vector", "matrix"]
+Target = Literal["native", "cuda"]
+"""The backend that a folder is for."""
+PLAIN = ("table", "vector")
+"""Roles of tensors that are as they are in the source file."""
+ROLES: dict[str, tuple[str, ...]] = {"native": (*PLAIN, "matrix"), "cuda": ("vector", *ARRAYS)}
+"""What sections of a folder for a backend can be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A tensor in `weights.bin`: `nbytes` bytes from `offset`.
+    """A tensor, or an array of it, in `weights.bin`: `nbytes` bytes from `offset`.
 
-    role: a "matrix" is packed for the kernels; a "table", of which rows are looked up, and a "vector" are as they are
-    in the source file. A weight that is looked up and multiplied with has two sections. format: of the source file.
+    role: for the native backend a "matrix" is packed for the kernels; a "table", of which rows are looked up, and a
+    "vector" are as they are in the source file. A weight that is looked up and multiplied with has two sections. For
+    cards a matrix has a section for each of its arrays, whose name is the role (see backends/cuda/arrays.py). format:
+    of the source file. shape: of the tensor.
     """
 
     name: str
-    role: Role
+    role: str
     format: str
     shape: tuple[int, ...]
     offset: int
     nbytes: int
 
 
-def plan(program: Program, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[list[Section], int]:
+def plan(
+    program: Program, tensors: Mapping[str, tuple[str, tuple[int, ...]]], target: Target = "native"
+) -> tuple[list[Section], int]:
     """All sections in order, and the bytes that they take together. `tensors`: format and shape by name.
 
-    Tables begin at pages, because they are mapped; the rest begins at cache lines. Matrices lie in the order in which
-    the program uses them.
+    Tables and arrays begin at pages, so that they can be mapped; the rest begins at cache lines. Matrices lie in the
+    order in which the program uses them.
     """
+    if target == "cuda":
+        return _placed(_for_cards(program, tensors))
     tables = dict.fromkeys(op.weight for op in program.ops if isinstance(op, Embed))
     matrices = dict.fromkeys(op.weight for op in program.ops if isinstance(op, Linear | Logits))
     vectors = [name for name in tensors if name not in tables and name not in matrices]
-    roles: list[tuple[str, Role]] = [(name, "table") for name in tables]
+    roles = [(name, "table") for name in tables]
     roles += [(name, "vector") for name in vectors]
     roles += [(name, "matrix") for name in matrices]
+    return _placed((name, role, *tensors[name]) for name, role in roles)
+
+
+def _for_cards(
+    program: Program, tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
+    matrices = card_matrices(program)
+    yield from ((name, "vector", *facts) for name, facts in tensors.items() if name not in matrices)
+    for name in matrices:
+        yield from ((name, array.name, *tensors[name]) for array in arrays(name, *tensors[name]))
+
+
+def card_matrices(program: Program) -> dict[str, None]:
+    """The weights that are looked up in or multiplied with, in the order of their use."""
+    return dict.fromkeys(op.weight for op in program.ops if isinstance(op, Embed | Linear | Logits))
+
+
+def _placed(wanted: Iterable[tuple[str, str, str, tuple[int, ...]]]) -> tuple[list[Section], int]:
+    """Sections of name, role, format and shape, one behind the other."""
     sections: list[Section] = []
     end = 0
-    for name, role in roles:
-        form, shape = tensors[name]
-        alignment = PAGE if role == "table" else _LINE
+    for name, role, form, shape in wanted:
+        alignment = _LINE if role in ("vector", "matrix") else PAGE
         start = -(-end // alignment) * alignment
-        size = packed_bytes(name, form, shape) if role == "matrix" else plain_bytes(name, form, shape)
+        size = section_bytes(name, role, form, shape)
         sections.append(Section(name, role, form, shape, start, size))
         end = start + size
     return sections, end
+
+
+def section_bytes(name: str, role: str, form: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a section. Raises UnsupportedModel."""
+    if role in PLAIN:
+        return plain_bytes(name, form, shape)
+    if role == "matrix":
+        return packed_bytes(name, form, shape)
+    sizes = {array.name: array.nbytes for array in arrays(name, form, shape)}
+    if role not in sizes:
+        raise UnsupportedModel(f"tensor {name} of format {form!r:.40} has no array {role!r:.20}.")
+    return sizes[role]
 
 
 def plain_bytes(name: str, form: str, shape: tuple[int, ...]) -> int:

@@ -10,11 +10,12 @@ import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from befit import models
+from befit.backends.cuda.arrays import DENSE
 from befit.errors import BefitError, BuildMismatch
 from befit.models.program import Program
 from befit.prepared import metadata as codec
@@ -29,14 +30,22 @@ from befit.prepared.manifest import (
     WEIGHTS,
     Manifest,
     has_changed,
+    layout_of,
     read_manifest,
     read_small,
 )
-from befit.prepared.plan import Section, plan, program_json, sections_json
+from befit.prepared.plan import (
+    PLAIN,
+    ROLES,
+    Section,
+    Target,
+    plan,
+    program_json,
+    section_bytes,
+    sections_json,
+)
 from befit.weights.blocks import ALL_FORMATS
 from befit.weights.tensor import F32, U8, DenseTensor, PackedTensor, QuantTensor, Tensor, Weight
-
-_DTYPES: dict[str, Any] = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
 
 
 class Build:
@@ -65,20 +74,25 @@ class Build:
         self.weight_bytes = manifest.files[WEIGHTS].size
         self.size = sum(facts.size for facts in manifest.files.values())
         self._file = file
-        plain = {s.name: file.plain(s) for s in sections if s.role != "matrix"}
+        plain = {s.name: file.plain(s) for s in sections if s.role in PLAIN}
+        packed: dict[str, list[Section]] = {}
+        for section in sections:
+            if section.role not in PLAIN:
+                packed.setdefault(section.name, []).append(section)
         self.weights: Mapping[str, Weight] = plain | {
-            s.name: PackedTensor(
-                name=s.name,
-                shape=(s.shape[0], s.shape[1]),
-                format=s.format,
-                quantised=s.format in ALL_FORMATS,
+            name: PackedTensor(
+                name=name,
+                shape=(some[0].shape[0], some[0].shape[1]),
+                format=some[0].format,
+                quantised=some[0].format not in DENSE,
                 file=file.descriptor,
-                offset=s.offset,
-                nbytes=s.nbytes,
-                table=plain.get(s.name),
+                offset=some[0].offset,
+                nbytes=sum(section.nbytes for section in some),
+                table=plain.get(name),
+                backend=manifest.backend,
+                parts={} if manifest.backend == "native" else {section.role: section.offset for section in some},
             )
-            for s in sections
-            if s.role == "matrix"
+            for name, some in packed.items()
         }
 
     def close(self) -> None:
@@ -110,7 +124,7 @@ class _Weights:
         if block is not None:
             rows, columns = section.shape
             return QuantTensor(section.name, (rows, columns), block, data.reshape(rows, -1))
-        values = data.view(_DTYPES[section.format]).reshape(section.shape)
+        values = data.view(DENSE[section.format]).reshape(section.shape)
         return DenseTensor(section.name, section.shape, section.format, values)  # type: ignore[arg-type]
 
     def close(self) -> None:
@@ -119,8 +133,8 @@ class _Weights:
             os.close(self.descriptor)
 
 
-def open_build(folder: Path) -> Build:
-    """Open a folder that `befit build` wrote.
+def open_build(folder: Path, *, backend: str | None = None) -> Build:
+    """Open a folder that `befit build` wrote, for that backend or, if it is None, for whichever it was built for.
 
     Compared are: versions, the source file if it is there (size and time, or a sample of its bytes), size and SHA-256
     of every small file, the size of `weights.bin`, and all that follows from the metadata: the program, and the place
@@ -132,6 +146,8 @@ def open_build(folder: Path) -> Build:
     source = manifest.source[0].path
     try:
         _check_versions(folder, manifest)
+        if backend not in (None, manifest.backend):
+            raise BuildMismatch(f"{folder} was built for the {manifest.backend} backend, and {backend} is to load it")
         for each in manifest.source:
             if has_changed(each):
                 raise BuildMismatch(f"{each.path} has changed since {folder} was built from it")
@@ -168,12 +184,13 @@ def verify(folder: Path, *, progress: bool = False) -> None:
 
 
 def _check_versions(folder: Path, manifest: Manifest) -> None:
-    from befit.backends.native import _native
-
-    if manifest.packed_layout != _native.packed_layout:
+    layout = layout_of(manifest.backend)
+    if layout is None:
+        raise BuildMismatch(f"{folder} was built for a backend {manifest.backend!r:.40}, which this befit has not")
+    if manifest.packed_layout != layout:
         raise BuildMismatch(
             f"{folder} was built by befit {manifest.befit} with packed layout {manifest.packed_layout}; this befit has "
-            f"layout {_native.packed_layout}"
+            f"layout {layout}"
         )
     if manifest.byte_order != sys.byteorder:
         raise BuildMismatch(
@@ -200,7 +217,8 @@ def _assemble(folder: Path, manifest: Manifest, small: Mapping[str, bytes], file
         metadata = codec.decode(small[METADATA], small[ARRAYS])
     except ValueError as error:
         raise BuildMismatch(f"{folder / METADATA} cannot be used: {error}") from error
-    stored = _sections(folder, small[TENSORS], size)
+    target = cast(Target, manifest.backend)  # one that has a layout
+    stored = _sections(folder, small[TENSORS], size, ROLES[target])
     tensors = {section.name: (section.format, section.shape) for section in stored}
     vectors = {section.name: section for section in stored if section.role == "vector"}
 
@@ -211,7 +229,7 @@ def _assemble(folder: Path, manifest: Manifest, small: Mapping[str, bytes], file
 
     try:
         program = models.describe(metadata, {name: shape for name, (_, shape) in tensors.items()}, read_vector)
-        sections, end = plan(program, tensors)
+        sections, end = plan(program, tensors, target)
     except BuildMismatch:
         raise
     except BefitError as error:
@@ -226,10 +244,8 @@ def _assemble(folder: Path, manifest: Manifest, small: Mapping[str, bytes], file
     return Build(folder, manifest, metadata, program, sections, file)
 
 
-def _sections(folder: Path, data: bytes, size: int) -> list[Section]:
+def _sections(folder: Path, data: bytes, size: int, roles: tuple[str, ...]) -> list[Section]:
     """The stored sections, each inside the file and as long as its format and shape say."""
-    from befit.prepared.plan import packed_bytes, plain_bytes
-
     try:
         sections = []
         for fields in json.loads(data):
@@ -238,10 +254,9 @@ def _sections(folder: Path, data: bytes, size: int) -> list[Section]:
             texts = (section.name, section.role, section.format)
             if not all(type(number) is int and number >= 0 for number in numbers):
                 raise ValueError(f"a number in {fields!r:.200}")
-            if not all(type(text) is str for text in texts) or section.role not in ("table", "vector", "matrix"):
+            if not all(type(text) is str for text in texts) or section.role not in roles:
                 raise ValueError(f"a name in {fields!r:.200}")
-            length = packed_bytes if section.role == "matrix" else plain_bytes
-            if length(section.name, section.format, section.shape) != section.nbytes:
+            if section_bytes(section.name, section.role, section.format, section.shape) != section.nbytes:
                 raise ValueError(f"the length of {section.name!r:.100}")
             if section.offset + section.nbytes > size:
                 raise ValueError(f"the place of {section.name!r:.100}")

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 import befit
 from befit import disk, models, tokenizer
+from befit.backends.cuda.arrays import form_of, make_arrays
 from befit.errors import ConfigError, DoesNotFit
 from befit.models.program import Program
 from befit.prepared import metadata as codec
@@ -31,8 +34,9 @@ from befit.prepared.manifest import (
     FileFacts,
     Manifest,
     describe_source,
+    layout_of,
 )
-from befit.prepared.plan import Section, plan, program_json, sections_json
+from befit.prepared.plan import PLAIN, Section, Target, card_matrices, plan, program_json, sections_json
 from befit.prepared.read import open_build
 from befit.store.layout import BUILD_MANIFEST
 from befit.weights.checkpoint import Checkpoint, open_checkpoint
@@ -49,19 +53,20 @@ def build(
     threads: int,
     force: bool = False,
     progress: bool = False,
+    backend: Target = "native",
 ) -> Manifest:
     """Write the built folder of `source`, a GGUF file or a Hugging Face folder, at `target`.
 
-    name: what clients will call the model. force: replace a built folder that is there; anything else that is there is
-    never touched. progress draws a bar on standard error. The folder appears with one rename, complete and on disk;
-    until then it has a hidden name beside its place.
+    name: what clients will call the model. backend: the one that is to load it. force: replace a built folder that is
+    there; anything else that is there is never touched. progress draws a bar on standard error. The folder appears with
+    one rename, complete and on disk; until then it has a hidden name beside its place.
 
     Raises ConfigError when something is in the way, DoesNotFit for lack of disk, the errors of opening a model, and
     OSError when writing fails.
     """
     check_target(target.expanduser().resolve(), force=force)
     with open_checkpoint(source) as file:
-        return build_from(file, target, name=name, threads=threads, force=force, progress=progress)
+        return build_from(file, target, name=name, threads=threads, force=force, progress=progress, backend=backend)
 
 
 def build_from(
@@ -73,17 +78,21 @@ def build_from(
     force: bool = False,
     progress: bool = False,
     quantised: str = "",
+    backend: Target = "native",
 ) -> Manifest:
     """`build` from an open model. quantised: how its tensors differ from those in its files, see `Manifest`."""
-    from befit.backends.native import _native
-
     target = target.expanduser().resolve()
     check_target(target, force=force)
     program = models.describe(file.metadata, file.shapes, lambda key: file.tensors[key].dequantize())
     file.check()
     tokenizer.load(file.metadata)  # a model that cannot be served should not be built
-    formats = {key: (_format(tensor), tensor.shape) for key, tensor in file.tensors.items()}
-    sections, total = plan(program, formats)
+    matrices = card_matrices(program) if backend == "cuda" else {}
+    formats = {
+        key: ((form_of if key in matrices else _format)(tensor), tensor.shape) for key, tensor in file.tensors.items()
+    }
+    sections, total = plan(program, formats, backend)
+    layout = layout_of(backend)
+    assert layout is not None
     small = _small_files(file, program, sections)
     target.parent.mkdir(parents=True, exist_ok=True)
     needed = total + sum(map(len, small.values()))
@@ -101,11 +110,12 @@ def build_from(
         manifest = Manifest(
             name=name,
             befit=befit.__version__,
-            packed_layout=_native.packed_layout,
+            packed_layout=layout,
             built_at=datetime.now(UTC).isoformat(timespec="seconds"),
             source=hashing.result(),
             files={key: facts[key] for key in FILES},
             quantised=quantised,
+            backend=backend,
         )
         _write(work / BUILD_MANIFEST, [manifest.to_json()], None)
         open_build(work).close()  # what loading would refuse is not put in place
@@ -144,23 +154,33 @@ def _small_files(file: Checkpoint, program: Program, sections: list[Section]) ->
 
 def _weights(file: Checkpoint, sections: list[Section], total: int, threads: int) -> Iterator[memoryview]:
     """The content of `weights.bin`, in pieces."""
+    at = 0
+    for name, some in groupby(sections, key=lambda section: section.name):
+        tensor = file.tensors[name]
+        for section, content in _contents(tensor, list(some), threads):
+            yield memoryview(bytes(section.offset - at))
+            for start in range(0, content.nbytes, _PIECE):
+                yield content[start : start + _PIECE].data
+            at = section.offset + section.nbytes
+        file.release(tensor)
+    yield memoryview(bytes(total - at))
+
+
+def _contents(tensor: Tensor, sections: list[Section], threads: int) -> Iterator[tuple[Section, U8]]:
+    """What lies in each section of a tensor."""
     from befit.backends.native import _native
 
-    at = 0
+    made = {} if sections[0].role in (*PLAIN, "matrix") else make_arrays(tensor)
     for section in sections:
-        yield memoryview(bytes(section.offset - at))
-        tensor = file.tensors[section.name]
-        plain = tensor.raw if isinstance(tensor, QuantTensor) else np.ascontiguousarray(tensor.data)
-        raw: U8 = plain.view(np.uint8).reshape(-1)
+        part = made[section.role] if made else _plain(tensor)
+        content: U8 = np.ascontiguousarray(part).view(np.uint8).reshape(-1)
         if section.role == "matrix":
-            packed = _native.pack(raw, section.shape[0], section.shape[1], section.format, threads)
-        else:
-            packed = raw
-        for start in range(0, packed.nbytes, _PIECE):
-            yield packed[start : start + _PIECE].data
-        file.release(tensor)
-        at = section.offset + section.nbytes
-    yield memoryview(bytes(total - at))
+            content = _native.pack(content, section.shape[0], section.shape[1], section.format, threads)
+        yield section, content
+
+
+def _plain(tensor: Tensor) -> npt.NDArray[np.generic]:
+    return tensor.raw if isinstance(tensor, QuantTensor) else tensor.data
 
 
 def _write(path: Path, pieces: Iterable[bytes | memoryview], on_bytes: Callable[[int], None] | None) -> FileFacts:

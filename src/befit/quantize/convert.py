@@ -18,6 +18,7 @@ from befit.errors import ConfigError, DoesNotFit
 from befit.models.program import Linear, Program
 from befit.plan.hardware import available_memory
 from befit.prepared.bar import bar
+from befit.prepared.plan import Target as Backend
 from befit.prepared.read import open_build
 from befit.prepared.write import build_from, check_target, workshop
 from befit.quantize import perplexity as measure
@@ -103,13 +104,15 @@ def convert(
     force: bool = False,
     progress: bool = False,
     measured: bool = True,
+    backend: Backend = "native",
     say: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Quantise the model at `source`, a GGUF file or a Hugging Face folder, to `target`.
 
     A target that ends in .gguf becomes a GGUF file, any other a built folder. name: what clients will call it. blocks:
     the format of 4-bit matrices, see `recipe.formats`. force: replace what an earlier run wrote there. measured: find
-    perplexities. say gets warnings as they come up. Until it is complete and on disk the result has a hidden name.
+    perplexities. backend: the one that a folder is for. say gets warnings as they come up. Until it is complete and on
+    disk the result has a hidden name.
 
     Memory: a few pieces of one matrix, and what reading a calibration text takes (w4-awq). Measuring loads the models.
 
@@ -147,7 +150,16 @@ def convert(
             tensors = _quantised(file, chosen, scales, threads)
             checkpoint = QuantisedCheckpoint(file, tensors)
             made = f"{to}/{blocks}"
-            build_from(checkpoint, target, name=name, threads=threads, force=force, progress=progress, quantised=made)
+            build_from(
+                checkpoint,
+                target,
+                name=name,
+                threads=threads,
+                force=force,
+                progress=progress,
+                quantised=made,
+                backend=backend,
+            )
         report = Report(
             target=target,
             to=to,

@@ -3,6 +3,7 @@
     $BEFIT_HOME, else ~/.cache/befit
     ├── models/FAMILY/TAG/FILE.gguf       one folder a model: removing the folder removes the model
     ├── models/FAMILY/TAG/manifest.json   its name, size, sha256, source, and when it came
+    ├── kernels/CARD-VERSIONS/            Triton's cache: kernels compiled for a card
     └── partial/                          downloads under way, and one lock file a model
 
 A model's folder is moved into place whole, with one rename, so a model that is listed is complete.

@@ -9,8 +9,8 @@ Tensors keep the file's bytes (usually a memory map) and decode on demand, so op
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -104,8 +104,8 @@ class MadeTensor(QuantTensor):
         make: Callable[[], U8],
         fp8: Fp8 | None = None,
     ) -> None:
-        for field, value in (("name", name), ("shape", shape), ("format", format), ("_make", make), ("fp8", fp8)):
-            object.__setattr__(self, field, value)
+        for key, value in (("name", name), ("shape", shape), ("format", format), ("_make", make), ("fp8", fp8)):
+            object.__setattr__(self, key, value)
 
     @property
     def raw(self) -> U8:
@@ -151,6 +151,9 @@ class PackedTensor:
 
     `format` names what it was packed from: a quantised format, or f32, f16 or bf16. Its `nbytes` bytes lie in the open
     file `file` (a descriptor) from byte `offset`. `table` is the matrix unpacked, where rows of it are looked up too.
+
+    `backend` names the backend. Where a matrix is several arrays, `parts` has the place of each in the file by its
+    name; `nbytes` are those of all together.
     """
 
     name: str
@@ -161,6 +164,8 @@ class PackedTensor:
     offset: int
     nbytes: int
     table: QuantTensor | DenseTensor | None = None
+    backend: str = "native"
+    parts: Mapping[str, int] = field(default_factory=dict)
 
 
 Tensor: TypeAlias = QuantTensor | DenseTensor

@@ -16,6 +16,7 @@ from befit.backends.cuda.choices import Choices, first, for_attention
 from befit.backends.cuda.device import Target, choose_target
 from befit.backends.cuda.executor import Executor
 from befit.backends.cuda.graphs import Graphs, Recorder, padded
+from befit.backends.cuda.kernel_cache import keep_kernels
 from befit.backends.cuda.kv import DTYPES as KV_DTYPES
 from befit.backends.cuda.kv import MOST, KVPool, centers_of
 from befit.backends.cuda.sampler import TorchSampler
@@ -77,6 +78,8 @@ class CudaBackend:
         self.max_rows = max_rows
         self.target = target or choose_target()
         self.device = torch.device(self.target.device)
+        if self.target.is_cuda and self.target.triton:
+            keep_kernels(torch.cuda.get_device_name(self.device), self.target.capability)
         self.choices = Choices(self.target)
         dtype = DTYPES[self.target.compute]
         try:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import torch
 
+from befit.backends.cuda.arrays import arrays, e4m3_blocks, row_chunks
 from befit.backends.cuda.fp8 import Fp8Matrix, load_fp8
 from befit.backends.cuda.planes import make_planes, unit
+from befit.backends.cuda.transfer import Transfer
 from befit.errors import ConfigError
 from befit.models.program import Embed, Linear, Logits, Program
-from befit.weights.tensor import DenseTensor, MadeTensor, PackedTensor, QuantTensor, Tensor, Weight
+from befit.weights.blocks import ALL_FORMATS
+from befit.weights.tensor import DenseTensor, MadeTensor, PackedTensor, QuantFormat, QuantTensor, Tensor, Weight
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-_CHUNK_BYTES = 64 << 20
-"""What is decoded at a time: rows of at most so many float32."""
+_TYPES = {"uint8": torch.uint8, "int8": torch.int8, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,31 +105,29 @@ def load_weights(
     on_progress: Callable[[int, int], None] | None = None,
     release: Callable[[Tensor], None] | None = None,
 ) -> Weights:
-    """Bring a model's weights to the device. Raises ConfigError for weights that are packed for another backend."""
+    """Bring a model's weights to the device. Raises ConfigError for weights that are packed for another backend, and
+    CorruptFile where those packed for this one cannot be read."""
     matrices = matrix_names(program)
     names = program.weight_names()
-    packed = [name for name in names if isinstance(tensors[name], PackedTensor)]
-    if packed:
-        raise ConfigError(
-            f"{len(packed)} matrices are packed for the native backend and the cuda backend cannot read them; load "
-            "the GGUF file or folder that they were built from."
-        )
     by_name: dict[str, Matrix] = {}
     total, done = sum(tensors[name].nbytes for name in names), 0
+    transfer = Transfer(device)
     for name in names:
         tensor = tensors[name]
-        assert not isinstance(tensor, PackedTensor)
-        if isinstance(tensor, MadeTensor) and tensor.fp8 is not None:
+        if isinstance(tensor, PackedTensor):
+            by_name[name] = load_packed(tensor, transfer, device, dtype)
+        elif isinstance(tensor, MadeTensor) and tensor.fp8 is not None:
             by_name[name] = load_fp8(tensor, device)
         elif isinstance(tensor, QuantTensor):
             by_name[name] = load_quantised(tensor, device)
         else:
             by_name[name] = load_dense(tensor, device, dtype if name in matrices else torch.float32)
-        if release:
+        if release and not isinstance(tensor, PackedTensor):
             release(tensor)
         done += tensor.nbytes
         if on_progress:
             on_progress(done, total)
+    transfer.finish()
     return Weights(by_name)
 
 
@@ -139,7 +139,7 @@ def matrix_names(program: Program) -> set[str]:
 def load_dense(tensor: DenseTensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """A float tensor in `dtype` on the device."""
     out = torch.empty(tensor.shape, dtype=dtype, device=device)
-    for rows in _chunks(tensor.shape):
+    for rows in row_chunks(tensor.shape):
         if tensor.dtype == "bf16":
             part = torch.from_numpy(np.array(tensor.data[rows]).view(np.int16)).view(torch.bfloat16)
         else:
@@ -153,14 +153,53 @@ def load_quantised(tensor: QuantTensor, device: torch.device) -> QuantMatrix:
     fmt, (n_rows, cols) = tensor.format, tensor.shape
     raw = tensor.raw
     parts: dict[str, torch.Tensor] = {}
-    for rows in _chunks(tensor.shape):
+    for rows in row_chunks(tensor.shape):
         for name, part in make_planes(fmt, raw[rows], cols).parts().items():
             source = torch.from_numpy(np.ascontiguousarray(part))
             if name not in parts:
                 parts[name] = torch.empty((n_rows, part.shape[1]), dtype=source.dtype, device=device)
             parts[name][rows] = source.to(device)
+    return _of_planes(tensor.shape, fmt, parts)
+
+
+def load_packed(
+    tensor: PackedTensor, transfer: Transfer, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor | QuantMatrix | Fp8Matrix:
+    """A matrix from a folder that was built for this backend: its arrays as they lie there, dense ones in `dtype`."""
+    if tensor.backend != "cuda":
+        raise ConfigError(
+            f"{tensor.name} is packed for the {tensor.backend} backend and the cuda backend cannot read it; load the "
+            "GGUF file or folder that it was built from."
+        )
+    if tensor.format in DTYPES:
+        return _load_dense_part(tensor, transfer, device, dtype)
+    parts = {
+        array.name: transfer.read(tensor.file, tensor.parts[array.name], array.shape, _TYPES[array.dtype.name])
+        for array in arrays(tensor.name, tensor.format, tensor.shape)
+    }
+    blocks = e4m3_blocks(tensor.format)
+    if blocks is not None:
+        return Fp8Matrix(tensor.shape, *blocks, parts["bits"], parts["scale"])
+    return _of_planes(tensor.shape, ALL_FORMATS[tensor.format], parts)
+
+
+def _load_dense_part(
+    tensor: PackedTensor, transfer: Transfer, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    stored, offset = DTYPES[tensor.format], tensor.parts["data"]
+    if stored == dtype:
+        return transfer.read(tensor.file, offset, tensor.shape, stored)
+    out = torch.empty(tensor.shape, dtype=dtype, device=device)
+    row = tensor.nbytes // tensor.shape[0]
+    for rows in row_chunks(tensor.shape):
+        shape = (rows.stop - rows.start, tensor.shape[1])
+        out[rows] = transfer.read(tensor.file, offset + rows.start * row, shape, stored).to(dtype)
+    return out
+
+
+def _of_planes(shape: tuple[int, int], fmt: QuantFormat, parts: Mapping[str, torch.Tensor]) -> QuantMatrix:
     return QuantMatrix(
-        shape=tensor.shape,
+        shape=shape,
         bits=fmt.bits,
         group=fmt.group,
         unit=unit(fmt),
@@ -172,9 +211,3 @@ def load_quantised(tensor: QuantTensor, device: torch.device) -> QuantMatrix:
         sub_scale=parts.get("sub_scale"),
         sub_offset=parts.get("sub_offset"),
     )
-
-
-def _chunks(shape: tuple[int, ...]) -> Iterator[slice]:
-    width = int(np.prod(shape[1:], dtype=np.int64))
-    step = max(1, _CHUNK_BYTES // (4 * width))
-    return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
