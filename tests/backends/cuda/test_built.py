@@ -3,6 +3,7 @@ built anew."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,11 +16,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+pytest.importorskip("befit.backends.native._native")
+
 from befit.backends.cuda import device  # noqa: E402
 from befit.backends.cuda.arrays import form_of, make_arrays  # noqa: E402
 from befit.backends.cuda.fp8 import load_fp8  # noqa: E402
 from befit.backends.cuda.transfer import Transfer  # noqa: E402
 from befit.backends.cuda.weights import load_packed, load_quantised  # noqa: E402
+from befit.backends.native import _native  # noqa: E402
 from befit.bench.random_weights import random_matrix, random_quant  # noqa: E402
 from befit.config import EngineOptions  # noqa: E402
 from befit.engine.load import load_model, settle  # noqa: E402
@@ -196,8 +200,6 @@ def of_another_kind(folder):
 
 
 def said_to_be_native(folder):
-    from befit.backends.native import _native
-
     reseal(folder, backend="native", packed_layout=_native.packed_layout)
 
 
@@ -211,8 +213,6 @@ def array_elsewhere(folder):
     data = json.dumps(sections).encode()
     (folder / TENSORS).write_bytes(data)
     files = json.loads((folder / BUILD_MANIFEST).read_bytes())["files"]
-    import hashlib
-
     files[TENSORS] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     reseal(folder, files=files)
 
