@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--kv-dtypes", default="f16,int8,fp8", help="decoded with --kv-context tokens each")
     parser.add_argument("--kv-context", type=int, default=8000, help="so many that the KV cache counts")
     parser.add_argument("--throughput", default="8b", help="the shape for many requests; '' for none")
+    parser.add_argument("--load", default="q4_k", help="the format of a built folder to load, of the last of --shapes")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--seqs", type=int, default=256)
     parser.add_argument("--kv-tokens", type=int, default=131072)
@@ -101,6 +102,12 @@ def main() -> int:
         if facts:
             report["decode"].append(facts)
             print(f"decode {shape}, half of the layers on the CPU: {facts['tokens_per_s']:.1f} tokens/s")
+    if args.load:
+        shape = args.shapes.split(",")[-1]
+        facts = measured("load", lambda: speed.load(shape, args.load, target))
+        if facts:
+            report["load"] = facts
+            print(f"load {shape} {args.load}: {min(facts['seconds']):.2f} s, {facts['bytes_per_s'] / 1e9:.1f} GB/s")
     if args.throughput:
         few = {"requests": 6, "seqs": 4, "kv_tokens": 4096, "mean": (20, 6)}
         many = {"requests": args.requests, "seqs": args.seqs, "kv_tokens": args.kv_tokens, "mean": (220, 200)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,19 @@ from shapes import program_of
 
 from befit import backends
 from befit.backends.base import SamplerSpec, StepBatch
+from befit.backends.cuda.arrays import arrays
 from befit.backends.cuda.backend import CudaBackend
 from befit.backends.cuda.device import Target
 from befit.backends.cuda.dummy import dummy_weights
 from befit.backends.cuda.size import step_bytes
-from befit.backends.cuda.weights import DTYPES
+from befit.backends.cuda.weights import DTYPES, load_weights
 from befit.config import EngineConfig
 from befit.engine.core import Engine
 from befit.engine.load import LoadedModel
 from befit.plan.hardware import physical_cores
+from befit.prepared.plan import PAGE, card_matrices
 from befit.sampling import SamplingParams
+from befit.weights.tensor import DenseTensor, PackedTensor, Weight
 
 
 class NoText:
@@ -220,6 +224,43 @@ def throughput(
     facts |= peak(target)
     backend.close()
     return facts
+
+
+def load(shape: str, form: str, target: Target) -> dict[str, Any]:
+    """From a folder as `befit build --backend cuda` writes it, whose matrices are in the page cache, to the device: the
+    least of three times. The bytes are random, and only copied."""
+    program, shapes = program_of(shape)
+    device = torch.device(target.device)
+    pool = np.random.default_rng(0).bytes(1 << 24)
+    tensors: dict[str, Weight] = {}
+    matrices = card_matrices(program)
+    with tempfile.TemporaryFile() as file:
+        for name in program.weight_names():
+            size = shapes[name]
+            if name not in matrices:
+                tensors[name] = DenseTensor(name, size, "f32", np.ones(size, np.float32))
+                continue
+            begin, parts = file.tell(), {}
+            for array in arrays(name, form, size):
+                parts[array.name] = file.seek(-(-file.tell() // PAGE) * PAGE)
+                for start in range(0, array.nbytes, len(pool)):
+                    file.write(pool[: array.nbytes - start])
+            matrix = (size[0], size[1])
+            tensors[name] = PackedTensor(
+                name, matrix, form, True, file.fileno(), begin, file.tell() - begin, backend="cuda", parts=parts
+            )
+        file.flush()
+        times = []
+        for _ in range(3):
+            wait(target)
+            begin_s = time.perf_counter()
+            weights = load_weights(program, tensors, device, DTYPES[target.compute])
+            wait(target)
+            times.append(time.perf_counter() - begin_s)
+            size_bytes = weights.nbytes
+            weights.clear()
+    speed = size_bytes / min(times)
+    return {"shape": shape, "weights": form, "bytes": size_bytes, "seconds": times, "bytes_per_s": speed}
 
 
 def peak(target: Target) -> dict[str, int]:

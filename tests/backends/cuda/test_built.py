@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 
 pytest.importorskip("befit.backends.native._native")
 
+from befit import backends  # noqa: E402
 from befit.backends.cuda import device  # noqa: E402
 from befit.backends.cuda.arrays import form_of, make_arrays  # noqa: E402
 from befit.backends.cuda.fp8 import load_fp8  # noqa: E402
@@ -31,9 +32,11 @@ from befit.errors import BuildMismatch, ConfigError, CorruptFile, DoesNotFit  # 
 from befit.plan.fit import _card_weights  # noqa: E402
 from befit.prepared.manifest import TENSORS, WEIGHTS, _digest, read_manifest  # noqa: E402
 from befit.prepared.read import open_build, verify  # noqa: E402
-from befit.prepared.write import build, workshop  # noqa: E402
+from befit.prepared.write import build, build_from, workshop  # noqa: E402
+from befit.quantize.convert import convert  # noqa: E402
 from befit.store.layout import BUILD_MANIFEST  # noqa: E402
 from befit.weights.blocks import Q4_Z, Q4_ZB  # noqa: E402
+from befit.weights.checkpoint import open_checkpoint  # noqa: E402
 from befit.weights.tensor import Fp8, MadeTensor, PackedTensor, QuantTensor  # noqa: E402
 from support.files import tiny_file  # noqa: E402
 from support.steps import logits_of  # noqa: E402
@@ -167,6 +170,48 @@ def test_a_dense_matrix_becomes_what_the_device_computes_in(tmp_path):
             assert torch.equal(got, torch.from_numpy(tensor.dequantize()).to(dtype))
 
 
+class Replaced:
+    """A checkpoint with other tensors."""
+
+    def __init__(self, file, tensors):
+        self._file, self.tensors = file, tensors
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+def test_a_model_of_e4m3_is_built_as_it_is(tmp_path):
+    path = tiny_file(tmp_path / "m.gguf")
+    with open_checkpoint(path) as file:
+        tensors = dict(file.tensors)
+        for number, name in enumerate(name for name in tensors if "ffn" in name and name.endswith("up.weight")):
+            bits = np.random.default_rng(number).integers(0, 0x60, tensors[name].shape, dtype=np.uint8)
+            source = Fp8(1, 64, lambda bits=bits: (bits, np.full((len(bits), 1), 0.01, np.float32)))
+            tensors[name] = MadeTensor(name, tensors[name].shape, Q4_Z, lambda: None, source)
+        build_from(Replaced(file, tensors), tmp_path / "built", name="m", threads=1, backend="cuda")
+        model = load_model(str(tmp_path / "built"), CARD)
+        names = model.program.weight_names()
+        plain = backends.create(
+            "cuda", model.program, {name: tensors[name] for name in names}, n_blocks=16, max_tokens=64, max_rows=64
+        )
+        assert np.array_equal(logits_of(model.backend, TOKENS), logits_of(plain, TOKENS))
+        assert model.backend.weight_bytes == plain.weight_bytes == _card_weights(settle(str(model.path), CARD)[2], 4)
+        plain.close()
+        model.close()
+
+
+def test_a_quantised_folder_is_quantised_anew_for_a_card(source, tmp_path, caplog):
+    folder = tmp_path / "w8"
+    convert(source, folder, to="w8", name="tiny:w8", threads=1, measured=False)
+    logits(folder)
+    assert "was built for the native backend, and cuda is to load it" in caplog.text
+    manifest = read_manifest(folder)
+    assert (manifest.backend, manifest.quantised, manifest.name) == ("cuda", "w8/auto", "tiny:w8")
+    built = open_build(folder)
+    built.close()
+    assert {s.format for s in built.sections if "ffn" in s.name and s.role == "low"} == {"q8_0"}
+
+
 def test_what_is_planned_for_a_card_is_what_the_folder_takes(pristine, source):
     built, plain = settle(str(pristine), CARD), settle(str(source), CARD)
     assert built[1].weights == plain[1].weights
@@ -286,8 +331,6 @@ def test_the_reference_refuses_it(copy):
 
 
 def test_weights_cut_while_they_are_read(copy, monkeypatch):
-    from befit import backends
-
     create = backends.create
 
     def cut_first(*args, **options):
