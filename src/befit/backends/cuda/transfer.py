@@ -7,7 +7,8 @@ the end of the process.
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 
@@ -16,17 +17,33 @@ from befit.errors import CorruptFile
 _PIECE = 32 << 20
 
 
-class Transfer:
-    """Copies to one device. On a CPU arrays are read to where they stay."""
+class Event(Protocol):
+    """A point in the device's work."""
 
-    def __init__(self, device: torch.device) -> None:
+    def synchronize(self) -> None:
+        """Wait until the device is there."""
+        ...
+
+
+class Transfer:
+    """Copies to one device. On a CPU arrays are read to where they stay.
+
+    piece: bytes of each of the two buffers. record: makes an event behind what the device was given so far; None is
+    that of a card's current stream, and no buffers on a CPU.
+    """
+
+    def __init__(self, device: torch.device, *, piece: int = _PIECE, record: Callable[[], Event] | None = None) -> None:
         self._device = device
+        self._piece = piece
+        is_card = device.type == "cuda"
+        if record is None and is_card:
+            record = self._record
+        self._event = record
         self._buffers: list[torch.Tensor] = []
-        self._copied: list[Any] = []
+        if record is not None:
+            self._buffers = [torch.empty(piece, dtype=torch.uint8, pin_memory=is_card) for _ in range(2)]
+        self._copied: list[Event | None] = [None for _ in self._buffers]  # behind the copy out of each buffer
         self._turn = 0
-        if device.type == "cuda":
-            self._buffers = [torch.empty(_PIECE, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
-            self._copied = [None, None]  # the event behind the copy that each buffer is read by
 
     def read(self, file: int, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """The array that begins at byte `offset` of the open file. Raises CorruptFile where the file ends before it.
@@ -35,26 +52,29 @@ class Transfer:
         """
         out = torch.empty(shape, dtype=dtype, device=self._device)
         flat = out.view(-1).view(torch.uint8)
-        if not self._buffers:
+        if self._event is None:
             _fill(file, offset, flat)
             return out
-        for start in range(0, len(flat), _PIECE):
-            part = flat[start : start + _PIECE]
-            buffer = self._buffers[self._turn][: len(part)]
-            if self._copied[self._turn] is not None:
-                self._copied[self._turn].synchronize()
+        for start in range(0, len(flat), self._piece):
+            part = flat[start : start + self._piece]
+            buffer, before = self._buffers[self._turn][: len(part)], self._copied[self._turn]
+            if before is not None:
+                before.synchronize()
             _fill(file, offset + start, buffer)
             part.copy_(buffer, non_blocking=True)
-            self._copied[self._turn] = torch.cuda.current_stream(self._device).record_event()
+            self._copied[self._turn] = self._event()
             self._turn = 1 - self._turn
         return out
 
     def finish(self) -> None:
-        """Wait until everything is on the device, and free the buffers."""
+        """Wait until everything is on the device."""
         for event in self._copied:
             if event is not None:
                 event.synchronize()
-        self._buffers, self._copied = [], []
+
+    def _record(self) -> Event:
+        event: Event = torch.cuda.current_stream(self._device).record_event()
+        return event
 
 
 def _fill(file: int, offset: int, target: torch.Tensor) -> None:
