@@ -33,6 +33,7 @@ ORDER = (
     "structure",
     "config",
     "disk",
+    "heap",
     "errors",
 )
 ROOT = Path(befit.errors.__file__).parent

@@ -125,13 +125,15 @@ def described(app: Any, method: str, path: str, answer: httpx.Response) -> int:
     if kind == "text/plain":
         return 1
     lines = answer.text.splitlines()
+    schema = contents[kind]["schema"]
     if kind == "text/event-stream":
+        schema = schema["properties"]["data"]["contentSchema"]
         events = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
         values = [json.loads(event) for event in events if event != "[DONE]"]
     else:
         values = [json.loads(line) for line in lines if line] if kind.endswith("ndjson") else [answer.json()]
     for value in values:
-        jsonschema.validate(value, strict(contents[kind]["schema"]))
+        jsonschema.validate(value, strict(schema))
     return len(values)
 
 

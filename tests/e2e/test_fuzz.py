@@ -45,7 +45,13 @@ def test_no_request_is_the_servers_fault(small: ServerProcess, tmp_path: Path) -
     pytest.importorskip("schemathesis")
     report = tmp_path / "requests.json"
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{small.url}/openapi.json"]
-    command += ["--checks", "not_a_server_error", "--max-examples", str(EXAMPLES), "--continue-on-failure"]
+    command += [
+        "--checks",
+        "not_a_server_error,content_type_conformance,response_schema_conformance",
+        "--max-examples",
+        str(EXAMPLES),
+        "--continue-on-failure",
+    ]
     command += ["--suppress-health-check", "all", "--warnings", "off", "--no-color", "--generation-database", "none"]
     command += ["--phases", "examples,coverage,fuzzing", "--request-timeout", "120", "--seed", "1"]
     command += ["--report-har-path", str(report)]

@@ -102,7 +102,7 @@ def make_asks(count: int, seed: int, longest: int) -> list[Ask]:
         return f"{shared} {text}" if rng.random() < 0.5 else text
 
     def tokens() -> int:
-        return rng.choice([1, 8, 24, 48])
+        return rng.choice([1, 8, 24, 48, 128])
 
     def completion(**wishes: Any) -> dict[str, Any]:
         return {"model": NAME, "prompt": prompt(), "max_tokens": tokens(), "temperature": 0, **wishes}

@@ -22,10 +22,11 @@ def test_under_load_every_answer_is_the_one_that_its_request_gets_alone(tmp_path
     from run import soak
 
     model = tiny_file(tmp_path / "tiny.gguf", context=1024)
-    options = ("--ctx", "384", "--kv-tokens", "1536", "--threads", "1")
+    options = ("--ctx", "384", "--kv-tokens", "768", "--threads", "1")
     result = soak(str(model), 4, clients=24, asks=24, seed=1, longest=30, options=options)
     assert result.wrong == []
     assert result.errors == []
     assert result.left_over == ""
     assert sum(result.done.values()) > 24
     assert result.left_early > 0
+    assert result.counters["preemptions_total"] > 0

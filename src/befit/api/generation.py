@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from starlette.types import Receive
 
+from befit import heap
 from befit.api.guard.caller import ANYBODY, Caller, caller
 from befit.api.tracing import traced
 from befit.engine.outputs import CompletionOutput, Delta, TokenLogprob
@@ -50,7 +51,14 @@ async def off_loop(size: int, function: Callable[..., T], *args: Any, **kwargs: 
         return function(*args, **kwargs)
     if size < _HUGE_CHARS:
         return await asyncio.to_thread(function, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_HUGE, partial(function, *args, **kwargs))
+    return await asyncio.get_running_loop().run_in_executor(_HUGE, partial(_trimmed, function, *args, **kwargs))
+
+
+def _trimmed(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    try:
+        return function(*args, **kwargs)
+    finally:
+        heap.trim()
 
 
 async def encode(tokenizer: Tokenizer, text: str, *, add_special: bool) -> list[int]:

@@ -175,14 +175,14 @@ _RESPONSE: dict[str, Any] = {
 }
 
 _LLAMA: dict[str, Any] = {
-    "index": "int",
-    "content": "str",
-    "tokens": ["int"],
-    "id_slot": "int",
-    "stop": "bool",
+    "index?": "int",
+    "content?": "str",
+    "tokens?": ["int"],
+    "id_slot?": "int",
+    "stop?": "bool",
     "model?": "str",
-    "tokens_predicted": "int",
-    "tokens_evaluated": "int",
+    "tokens_predicted?": "int",
+    "tokens_evaluated?": "int",
     "generation_settings?": {"*": "any"},
     "prompt?": "str",
     "has_new_line?": "bool",
@@ -193,6 +193,7 @@ _LLAMA: dict[str, Any] = {
     "tokens_cached?": "int",
     "timings?": {"*": "num"},
 }
+"""A request may choose among them (`response_fields`)."""
 _LLAMA_ROUTE: dict[str, Any] = {JSON: _LLAMA, EVENTS: _LLAMA}
 
 _BLOCK: dict[str, Any] = {"type": "'text' 'thinking' 'tool_use'", "*": "any"}
@@ -407,10 +408,10 @@ ANSWERS: dict[tuple[str, str], dict[str, Any]] = {
         }
     },
 }
-"""By method and path; the content of a stream is that of each of its events' `data`, or of each line."""
+"""By method and path; what is noted of a stream is each of its events' `data`, or each line."""
 
 _STREAMS: dict[str, Any] = {
-    EVENTS: "Server-sent events; the schema is of each one's `data`, but for a closing `[DONE]` of OpenAI's routes.",
+    EVENTS: "Server-sent events; the schema is of each, but for a closing `[DONE]` of OpenAI's routes.",
     LINES: "A JSON object a line; the schema is of each.",
 }
 
@@ -421,5 +422,13 @@ def answer(method: str, path: str) -> dict[str, Any]:
     streams = [_STREAMS[kind] for kind in noted if kind in _STREAMS]
     made: dict[str, Any] = {"description": " ".join(["The answer.", *streams])}
     if noted:
-        made["content"] = {kind: {"schema": schema(note)} for kind, note in noted.items()}
+        made["content"] = {
+            kind: {"schema": _event(note) if kind == EVENTS else schema(note)} for kind, note in noted.items()
+        }
     return made
+
+
+def _event(note: Any) -> dict[str, Any]:
+    """A server-sent event, as OpenAPI 3.2 describes one."""
+    data = {"type": "string", "contentMediaType": JSON, "contentSchema": schema(note)}
+    return {"type": "object", "properties": {"event": {"type": "string"}, "data": data}, "required": ["data"]}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from befit import store
+from befit import heap, store
 from befit.api.models.member import Loaded, Member
 from befit.config import EngineOptions
 from befit.errors import BefitError, DoesNotFit, ModelNotFound
@@ -194,12 +194,8 @@ class ModelLoader:
 def _give_back() -> None:
     """Return to the system what a model has left: a tokeniser is large, in cycles, and of many small pieces, which the
     C library of most systems keeps for later."""
-    import ctypes
-
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    heap.trim()
 
 
 def _settings(member: Member) -> Mapping[str, Any]:
