@@ -91,7 +91,7 @@ def _describe_build(path: Path) -> dict[str, Any]:
     build.close()
     manifest = build.manifest
     shapes = {section.name: section.shape for section in build.sections}
-    types = [(section.format.upper(), section.nbytes) for section in build.sections]
+    types = [(section.kind.upper(), section.nbytes) for section in build.sections]
     parameters = sum(prod(shape) for shape in shapes.values())
     return _facts(path, build.size, build.program, build.metadata, parameters, types) | {
         "build": {

@@ -17,7 +17,8 @@ def of_weights(name: str, origin: str, program: Program, weights: Mapping[str, W
     sizes = {key: _stored(weight) for key, weight in weights.items()}
     kinds: dict[str, int] = {}
     for key, form in formats.items():
-        kinds[form.upper()] = kinds.get(form.upper(), 0) + sizes[key]
+        kind = form.partition("/")[0].upper()
+        kinds[kind] = kinds.get(kind, 0) + sizes[key]
     shapes: dict[str, tuple[int, ...]] = {key: weight.shape for key, weight in weights.items()}
     return Model(
         name=name,

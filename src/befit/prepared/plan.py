@@ -43,6 +43,11 @@ class Section:
     offset: int
     nbytes: int
 
+    @property
+    def kind(self) -> str:
+        """The format without its details, for people."""
+        return self.format.partition("/")[0]
+
 
 def plan(
     program: Program, tensors: Mapping[str, tuple[str, tuple[int, ...]]], target: Target = "native"

@@ -26,6 +26,7 @@ from befit.backends.cuda.transfer import Transfer  # noqa: E402
 from befit.backends.cuda.weights import load_packed, load_quantised  # noqa: E402
 from befit.backends.native import _native  # noqa: E402
 from befit.bench.random_weights import random_matrix, random_quant  # noqa: E402
+from befit.cli.show import describe  # noqa: E402
 from befit.config import EngineOptions  # noqa: E402
 from befit.engine.load import load_model, settle  # noqa: E402
 from befit.errors import BuildMismatch, ConfigError, CorruptFile, DoesNotFit  # noqa: E402
@@ -198,6 +199,7 @@ def test_a_model_of_e4m3_is_built_as_it_is(tmp_path):
         assert model.backend.weight_bytes == plain.weight_bytes == _card_weights(settle(str(model.path), CARD)[2], 4)
         plain.close()
         model.close()
+        assert describe(model.path)["quantisation"].keys() == {"F32", "E4M3"}
 
 
 def test_a_quantised_folder_is_quantised_anew_for_a_card(source, tmp_path, caplog):

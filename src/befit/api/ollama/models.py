@@ -201,7 +201,7 @@ def _headers(path: Path) -> Iterator[_Headers]:
         build = open_build(path)
         try:
             shapes = {section.name: section.shape for section in build.sections}
-            yield build.metadata, build.program, shapes, [(each.format, each.nbytes) for each in build.sections]
+            yield build.metadata, build.program, shapes, [(each.kind, each.nbytes) for each in build.sections]
         finally:
             build.close()
         return
