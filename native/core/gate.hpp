@@ -7,7 +7,7 @@ namespace befit {
 class Gate {
  public:
   void open() {
-    open_.store(true, std::memory_order_release);
+    open_.store(true, std::memory_order_seq_cst);  // before notify_all looks for sleepers: see ThreadPool::barrier
     open_.notify_all();
   }
   void wait() const { open_.wait(false, std::memory_order_acquire); }

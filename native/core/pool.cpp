@@ -68,8 +68,10 @@ void ThreadPool::barrier() {
   const int phase = phase_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
     arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    phase_.notify_all();  // a system call only when somebody sleeps
+    // notify_all makes a system call only when it sees somebody sleep. So that it cannot look before the store is seen, and miss
+    // one who falls asleep over the old value and is never woken, the store is in the single order of all such operations.
+    phase_.store(phase + 1, std::memory_order_seq_cst);
+    phase_.notify_all();
     return;
   }
   for (int i = 0; i < kSpins; i++) {
